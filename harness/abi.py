@@ -1,0 +1,465 @@
+"""The driver's public interface as Python sees it: read from procnotify.h, so that header and harness cannot disagree.
+
+The header is the only source of sizes, offsets and constants. dissect.cstruct lays the structures out; the bulk decoder
+then uses `struct.Struct` objects made from that layout.
+
+Everything that a driver hands out is held against the header strictly: a byte that the header does not allow raises
+`AbiViolation`, which names the offset and is the driver's fault, never the user's or the machine's.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Final
+
+from dissect.cstruct import cstruct
+
+from harness.errors import HarnessError
+from harness.notification import Create, Exit, Gap, Notification
+
+HEADER_NAME: Final = "procnotify.h"
+
+_ALIGNMENT: Final = 8
+_STRUCT_CODES: Final = {
+    "uint8": "B",
+    "uint16": "H",
+    "int32": "i",
+    "uint32": "I",
+    "int64": "q",
+    "uint64": "Q",
+}
+
+
+class AbiViolation(HarnessError):
+    """The driver handed out bytes that its public header does not allow: owner driver.
+
+    Attributes:
+        offset: byte offset within the output buffer.
+        what: what is wrong there.
+    """
+
+    def __init__(self, offset: int, what: str) -> None:
+        super().__init__(f"driver output violates {HEADER_NAME} at offset {offset} (0x{offset:X}): {what}")
+        self.offset = offset
+        self.what = what
+
+
+class Match(IntEnum):
+    """How a rule's pattern is held against an image name (PROCNOTIFY_MATCH_*)."""
+
+    EXACT = 1
+    SUBTREE = 2
+    SUFFIX = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule: creations whose image name matches are denied.
+
+    Attributes:
+        match: how the pattern is compared.
+        pattern: the pattern, in the form in which Windows reports image names (``\\\\??\\\\C:\\\\...``).
+        status: NTSTATUS as an unsigned 32-bit number; 0 stands for STATUS_ACCESS_DENIED.
+    """
+
+    match: Match
+    pattern: str
+    status: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """PROCNOTIFY_VERSION."""
+
+    abi_version: int
+    capabilities: int
+    maximum_rules: int
+    queue_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """PROCNOTIFY_STATISTICS: see the header for what each number counts."""
+
+    created: int
+    exited: int
+    denied: int
+    queued: int
+    delivered: int
+    dropped: int
+    high_water_bytes: int
+    queued_bytes: int
+    next_sequence: int
+    next_record_size: int
+    rule_count: int
+    rules_size: int
+    rules_generation: int
+
+
+class Abi:
+    """The interface that one procnotify.h declares.
+
+    Attributes:
+        constants: every ``#define`` whose value is an integer or a string literal.
+    """
+
+    def __init__(self, header: str) -> None:
+        """Read the text of a header.
+
+        Raises:
+            HarnessError: the text lacks a declaration that the harness needs.
+        """
+        source = re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL)
+        self.constants = _read_constants(source)
+        types = cstruct()
+        types.load("\n".join(re.findall(r"typedef struct \w+ \{.*?\} \w+;", source, flags=re.DOTALL)), align=True)
+        self._types = types
+        self._rules = self._layout("RULES")
+        self._rule = self._layout("RULE")
+        self._statistics = self._layout("STATISTICS")
+        self._version = self._layout("VERSION")
+        self._read = self._layout("READ")
+        self._record = self._layout("RECORD")
+        self._create = self._layout("CREATE")
+        self._exit = self._layout("EXIT")
+        self._gap = self._layout("GAP")
+
+    def integer(self, name: str) -> int:
+        """The integer constant PROCNOTIFY_`name`, or IOCTL_PROCNOTIFY_... when `name` begins with ``IOCTL``."""
+        return int(self._constant(name, int))
+
+    def text(self, name: str) -> str:
+        """The string constant PROCNOTIFY_`name`."""
+        return str(self._constant(name, str))
+
+    def _constant(self, name: str, kind: type[int] | type[str]) -> int | str:
+        full = name if name.startswith("IOCTL_") else f"PROCNOTIFY_{name}"
+        value = self.constants.get(full)
+        if not isinstance(value, kind):
+            raise HarnessError(f"{HEADER_NAME} does not define {full} as {kind.__name__}; restore the definition")
+        return value
+
+    def _layout(self, name: str) -> struct.Struct:
+        """A little-endian `struct.Struct` with the layout that the compiler gives PROCNOTIFY_`name`."""
+        try:
+            declared = getattr(self._types, f"PROCNOTIFY_{name}")
+        except AttributeError as error:
+            message = f"{HEADER_NAME} does not declare PROCNOTIFY_{name}; restore the declaration"
+            raise HarnessError(message) from error
+        form = "<" + _struct_format(declared)
+        made = struct.Struct(form)
+        if made.size != len(declared):
+            raise HarnessError(f"{HEADER_NAME}: PROCNOTIFY_{name} has hidden padding; make it explicit")
+        return made
+
+    # Rules
+
+    def encode_rules(self, rules: Iterable[Rule]) -> bytes:
+        """The input of SET_RULES. Nothing is checked: an invalid set is encoded as it is, for the driver to refuse."""
+        body = bytearray()
+        count = 0
+        for rule in rules:
+            pattern = rule.pattern.encode("utf-16-le", "surrogatepass")
+            size = _aligned(self._rule.size + len(pattern))
+            body += self._rule.pack(size, int(rule.match), 0, _signed(rule.status), len(pattern)) + pattern
+            body += bytes(-len(body) % _ALIGNMENT)
+            count += 1
+        return self._rules.pack(self.integer("ABI_VERSION"), count, self._rules.size + len(body), 0) + bytes(body)
+
+    def decode_rules(self, data: bytes) -> tuple[Rule, ...]:
+        """The rules in an output of GET_RULES.
+
+        Raises:
+            AbiViolation: a byte is not as the header says.
+        """
+        _need(len(data) >= self._rules.size, 0, f"{len(data)} bytes cannot hold PROCNOTIFY_RULES")
+        version, count, size, reserved = self._rules.unpack_from(data)
+        _need(version == self.integer("ABI_VERSION"), 0, f"AbiVersion {version}")
+        _need(size == len(data), 8, f"Size {size}, but {len(data)} bytes were returned")
+        _need(reserved == 0, 12, f"Reserved is 0x{reserved:X}, not zero")
+        _need(count <= self.integer("MAXIMUM_RULES"), 4, f"Count {count} is over PROCNOTIFY_MAXIMUM_RULES")
+        rules = []
+        offset = self._rules.size
+        for _ in range(count):
+            rule, offset = self._decode_rule(data, offset)
+            rules.append(rule)
+        _need(offset == len(data), offset, f"{len(data) - offset} bytes follow the last rule")
+        return tuple(rules)
+
+    def _decode_rule(self, data: bytes, offset: int) -> tuple[Rule, int]:
+        header = self._rule.size
+        _need(offset + header <= len(data), offset, "a rule's header does not fit")
+        size, match, reserved, status, length = self._rule.unpack_from(data, offset)
+        _need(match in set(Match), offset + 4, f"Match {match} is no PROCNOTIFY_MATCH_*")
+        _need(reserved == 0, offset + 6, f"Reserved is 0x{reserved:X}, not zero")
+        _need(status < 0, offset + 8, f"Status 0x{status & 0xFFFFFFFF:08X} is not a failure")
+        legal = 0 < length <= self.integer("MAXIMUM_PATTERN_BYTES") and length % 2 == 0
+        _need(legal, offset + 12, f"PatternLength {length} is zero, odd or too long")
+        _need(size == _aligned(header + length), offset, f"Size {size} for a pattern of {length} bytes")
+        end = offset + size
+        _need(end <= len(data), offset, f"Size {size} passes the end of the buffer")
+        text_end = offset + header + length
+        _need(not any(data[text_end:end]), text_end, "padding is not zero")
+        pattern = data[offset + header : text_end].decode("utf-16-le", "surrogatepass")
+        return Rule(Match(match), pattern, status & 0xFFFFFFFF), end
+
+    # Fixed-size answers
+
+    def decode_version(self, data: bytes) -> Version:
+        """An output of GET_VERSION. Raises AbiViolation when its size is wrong."""
+        _need(len(data) == self._version.size, 0, f"{len(data)} bytes are no PROCNOTIFY_VERSION")
+        return Version(*self._version.unpack(data))
+
+    def decode_statistics(self, data: bytes) -> Statistics:
+        """An output of GET_STATISTICS. Raises AbiViolation when its size is wrong."""
+        _need(len(data) == self._statistics.size, 0, f"{len(data)} bytes are no PROCNOTIFY_STATISTICS")
+        return Statistics(*self._statistics.unpack(data))
+
+    @property
+    def version_size(self) -> int:
+        """Bytes of PROCNOTIFY_VERSION."""
+        return self._version.size
+
+    @property
+    def statistics_size(self) -> int:
+        """Bytes of PROCNOTIFY_STATISTICS."""
+        return self._statistics.size
+
+    @property
+    def rules_header_size(self) -> int:
+        """Bytes of PROCNOTIFY_RULES, which is the size of an empty set."""
+        return self._rules.size
+
+    def encode_read(self, *, no_wait: bool) -> bytes:
+        """The input of READ."""
+        return self._read.pack(self.integer("READ_NO_WAIT") if no_wait else 0, 0)
+
+    @property
+    def maximum_record_size(self) -> int:
+        """Bytes of the longest record: a creation with both texts at their longest."""
+        return _aligned(self._create.size + 2 * self.integer("MAXIMUM_TEXT_BYTES"))
+
+    # Notifications
+
+    @functools.cached_property
+    def _decoder(self) -> RecordDecoder:
+        return RecordDecoder(self, self._record, self._create, self._exit, self._gap)
+
+    def decode_notifications(self, data: bytes) -> list[Notification]:
+        """The notifications in an output of READ, in order.
+
+        Raises:
+            AbiViolation: a byte is not as the header says, or the records are out of sequence.
+        """
+        return self._decoder.decode(data)
+
+    def encode_notification(self, notification: Notification) -> bytes:
+        """The record that stands for a notification: what a correct driver delivers.
+
+        A value that the witness did not report is encoded as zero; the image name of an exit has no place in a record.
+        """
+        return self._decoder.encode(notification)
+
+
+class RecordDecoder:
+    """Records to notifications and back, with every size and flag of one `Abi` at hand."""
+
+    def __init__(
+        self, abi: Abi, head: struct.Struct, create: struct.Struct, exit_: struct.Struct, gap: struct.Struct
+    ) -> None:
+        self._head, self._create, self._exit, self._gap = head, create, exit_, gap
+        self._type_create = abi.integer("RECORD_CREATE")
+        self._type_exit = abi.integer("RECORD_EXIT")
+        self._type_gap = abi.integer("RECORD_GAP")
+        self._name = abi.integer("FLAG_FILE_OPEN_NAME_AVAILABLE")
+        self._subsystem = abi.integer("FLAG_IS_SUBSYSTEM_PROCESS")
+        self._has_image = abi.integer("FLAG_HAS_IMAGE_NAME")
+        self._has_command = abi.integer("FLAG_HAS_COMMAND_LINE")
+        self._flags = self._name | self._subsystem | self._has_image | self._has_command
+        self._limit = abi.integer("MAXIMUM_TEXT_BYTES")
+
+    def decode(self, data: bytes) -> list[Notification]:
+        """See `Abi.decode_notifications`."""
+        found: list[Notification] = []
+        append = found.append
+        unpack_head = self._head.unpack_from
+        head_size = self._head.size
+        create, exit_ = self._type_create, self._type_exit
+        total = len(data)
+        offset = 0
+        next_sequence = 1
+        while offset < total:
+            if total - offset < head_size:
+                raise AbiViolation(offset, f"{total - offset} bytes are left, too few for a record")
+            size, kind, _flags, sequence, _time = unpack_head(data, offset)
+            if size < head_size or size % _ALIGNMENT or size > total - offset:
+                what = f"Size {size} is under {head_size}, no multiple of {_ALIGNMENT} or over {total - offset}"
+                raise AbiViolation(offset, what)
+            if sequence < next_sequence:
+                raise AbiViolation(offset + 8, f"Sequence {sequence} follows {next_sequence - 1}")
+            if kind == create:
+                append(self._decode_create(data, offset, size))
+                next_sequence = sequence + 1
+            elif kind == exit_:
+                append(self._decode_exit(data, offset, size))
+                next_sequence = sequence + 1
+            else:
+                gap = self._decode_gap(data, offset, size, kind)
+                append(gap)
+                next_sequence = sequence + gap.count
+            offset += size
+        return found
+
+    def _decode_create(self, data: bytes, offset: int, size: int) -> Create:
+        fixed = self._create.size
+        if size < fixed:
+            raise AbiViolation(offset, f"Size {size} of a create record is under {fixed}")
+        (_size, _kind, flags, sequence, time, pid, parent, creator_pid, creator_tid, status, image_length,
+         command_length, reserved) = self._create.unpack_from(data, offset)  # fmt: skip
+        if flags & ~self._flags:
+            raise AbiViolation(offset + 6, f"Flags 0x{flags:X} hold unknown bits")
+        if reserved:
+            raise AbiViolation(offset + fixed - 4, f"Reserved is 0x{reserved:X}, not zero")
+        image_at = offset + fixed
+        command_at = image_at + image_length
+        end = command_at + command_length
+        record_end = offset + size
+        if record_end - end not in range(_ALIGNMENT):
+            what = f"texts of {image_length} and {command_length} bytes in a record of {size}"
+            raise AbiViolation(offset + fixed - 12, what)
+        image = command = None
+        if flags & self._has_image:
+            image = self._text(data, image_at, image_length, offset + fixed - 12)
+        elif image_length:
+            raise AbiViolation(offset + fixed - 12, f"ImageNameLength {image_length} without its flag")
+        if flags & self._has_command:
+            command = self._text(data, command_at, command_length, offset + fixed - 8)
+        elif command_length:
+            raise AbiViolation(offset + fixed - 8, f"CommandLineLength {command_length} without its flag")
+        if end != record_end and any(data[end:record_end]):
+            raise AbiViolation(end, "padding is not zero")
+        return Create(
+            sequence,
+            time,
+            pid,
+            parent,
+            creator_pid,
+            creator_tid,
+            status & 0xFFFFFFFF,
+            image,
+            command,
+            bool(flags & self._name),
+            bool(flags & self._subsystem),
+        )
+
+    def _text(self, data: bytes, start: int, length: int, length_at: int) -> str:
+        if length % 2 or length > self._limit:
+            raise AbiViolation(length_at, f"text length {length} is odd or over {self._limit}")
+        return data[start : start + length].decode("utf-16-le", "surrogatepass")
+
+    def _decode_exit(self, data: bytes, offset: int, size: int) -> Exit:
+        if size != self._exit.size:
+            raise AbiViolation(offset, f"Size {size} of an exit record is not {self._exit.size}")
+        _size, _kind, flags, sequence, time, pid, status = self._exit.unpack_from(data, offset)
+        if flags:
+            raise AbiViolation(offset + 6, f"Flags 0x{flags:X} of an exit record are not zero")
+        return Exit(sequence, time, pid, status & 0xFFFFFFFF)
+
+    def _decode_gap(self, data: bytes, offset: int, size: int, kind: int) -> Gap:
+        if kind != self._type_gap:
+            raise AbiViolation(offset + 4, f"Type {kind} is no PROCNOTIFY_RECORD_*")
+        if size != self._gap.size:
+            raise AbiViolation(offset, f"Size {size} of a gap record is not {self._gap.size}")
+        _size, _kind, flags, sequence, time, count = self._gap.unpack_from(data, offset)
+        if flags:
+            raise AbiViolation(offset + 6, f"Flags 0x{flags:X} of a gap record are not zero")
+        if count == 0:
+            raise AbiViolation(offset + self._head.size, "Count of a gap record is zero")
+        return Gap(sequence, time, count)
+
+    def encode(self, notification: Notification) -> bytes:
+        """See `Abi.encode_notification`."""
+        time = notification.time or 0
+        if isinstance(notification, Gap):
+            head = (self._gap.size, self._type_gap, 0, notification.sequence, time)
+            return self._gap.pack(*head, notification.count)
+        if isinstance(notification, Exit):
+            head = (self._exit.size, self._type_exit, 0, notification.sequence, time)
+            return self._exit.pack(*head, notification.pid, _signed(notification.status or 0))
+        return self._encode_create(notification, time)
+
+    def _encode_create(self, create: Create, time: int) -> bytes:
+        flags = self._name if create.file_open_name_available else 0
+        flags |= self._subsystem if create.is_subsystem_process else 0
+        flags |= 0 if create.image_name is None else self._has_image
+        flags |= 0 if create.command_line is None else self._has_command
+        image = (create.image_name or "").encode("utf-16-le", "surrogatepass")
+        command = (create.command_line or "").encode("utf-16-le", "surrogatepass")
+        used = self._create.size + len(image) + len(command)
+        head = (_aligned(used), self._type_create, flags, create.sequence, time)
+        body = (create.pid, create.parent_pid, create.creator_pid or 0, create.creator_tid or 0)
+        tail = (_signed(create.status or 0), len(image), len(command), 0)
+        return self._create.pack(*head, *body, *tail) + image + command + bytes(-used % _ALIGNMENT)
+
+
+@functools.cache
+def load_abi(header: Path | None = None) -> Abi:
+    """The interface that `header` declares; by default that of the procnotify.h of this checkout or installation.
+
+    Raises:
+        HarnessError: the header is missing or lacks a declaration.
+    """
+    path = header if header is not None else _driver_root() / "include" / HEADER_NAME
+    try:
+        return Abi(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise HarnessError(f"cannot read {path}: {error.strerror}; is the installation complete?") from error
+
+
+def _driver_root() -> Path:
+    """The folder of the driver's sources: installed within the package, or beside it in a checkout."""
+    here = Path(__file__).resolve().parent
+    installed = here / "_driver"
+    return installed if installed.is_dir() else here.parent / "driver"
+
+
+def _read_constants(source: str) -> dict[str, int | str]:
+    constants: dict[str, int | str] = {}
+    for name, value in re.findall(r"^#define (\w+) +(\S.*?) *$", source, flags=re.MULTILINE):
+        if re.fullmatch(r"0[xX][0-9a-fA-F]+|\d+", value):
+            constants[name] = int(value, 0)
+        elif literal := re.fullmatch(r'"((?:[^"\\]|\\.)*)"', value):
+            constants[name] = re.sub(r"\\(.)", r"\1", literal[1])
+    return constants
+
+
+def _struct_format(declared: Any) -> str:
+    """Format characters of a structure, its nested ones in place; raises HarnessError for what the harness cannot read."""
+    parts = []
+    for field in declared.__fields__:
+        if getattr(field.type, "__fields__", None):
+            parts.append(_struct_format(field.type))
+        elif field.type.__name__ in _STRUCT_CODES:
+            parts.append(_STRUCT_CODES[field.type.__name__])
+        else:
+            raise HarnessError(f"{HEADER_NAME}: {declared.__name__}.{field.name} is of an unsupported type")
+    return "".join(parts)
+
+
+def _need(condition: bool, offset: int, what: str) -> None:
+    if not condition:
+        raise AbiViolation(offset, what)
+
+
+def _aligned(size: int) -> int:
+    return (size + _ALIGNMENT - 1) // _ALIGNMENT * _ALIGNMENT
+
+
+def _signed(status: int) -> int:
+    return status - (1 << 32) if status & 0x80000000 else status

@@ -1,0 +1,1 @@
+"""The reference model: what a driver must report, judged from ground truth and never by the machine that ran it."""
