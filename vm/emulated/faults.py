@@ -10,11 +10,27 @@ None of them leaves vm.emulated: callers of the Machine protocol see vm.errors.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 STATUS_ACCESS_VIOLATION = 0xC0000005
 
 
+@dataclass(frozen=True)
+class Site:
+    """Where guest code was when an event stopped it: instruction pointer and general registers."""
+
+    rip: int
+    registers: tuple[int, ...]
+
+
 class KernelEvent(Exception):
-    """Base class: control flow between the parts of the emulated kernel."""
+    """Base class: control flow between the parts of the emulated kernel.
+
+    Attributes:
+        site: where guest code was filled in where it crosses the boundary to guest code.
+    """
+
+    site: Site | None = None
 
 
 class Bugcheck(KernelEvent):
@@ -25,19 +41,15 @@ class Bugcheck(KernelEvent):
         parameters: up to four parameters, padded with zeros.
         reason: one sentence for people.
         notes: more facts for the report.
-        rip: address of the instruction at fault where it is not the caller of the current export.
     """
 
-    def __init__(
-        self, code: int, *parameters: int, reason: str, notes: tuple[str, ...] = (), rip: int | None = None
-    ) -> None:
+    def __init__(self, code: int, *parameters: int, reason: str, notes: tuple[str, ...] = ()) -> None:
         super().__init__(f"bugcheck 0x{code:X}: {reason}")
         self.code = code
         padded = (*parameters, 0, 0, 0, 0)
         self.parameters: tuple[int, int, int, int] = (padded[0], padded[1], padded[2], padded[3])
         self.reason = reason
         self.notes = notes
-        self.rip = rip
 
 
 class NtException(KernelEvent):
@@ -46,12 +58,14 @@ class NtException(KernelEvent):
     Attributes:
         status: exception code, an NTSTATUS as unsigned 32 bits.
         information: EXCEPTION_RECORD.ExceptionInformation.
+        rip: the instruction that raised it; None for one raised on behalf of the caller of the current export.
     """
 
-    def __init__(self, status: int, *information: int) -> None:
+    def __init__(self, status: int, *information: int, rip: int | None = None) -> None:
         super().__init__(f"exception 0x{status:08X}")
         self.status = status
         self.information = information
+        self.rip = rip
 
 
 class PageFault(KernelEvent):

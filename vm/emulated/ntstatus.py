@@ -129,3 +129,15 @@ def nt_success(status: int) -> bool:
 def nt_error(status: int) -> bool:
     """NT_ERROR: severity error, so not a warning."""
     return (status & 0xFFFFFFFF) >> 30 == 3
+
+
+class NtStatusError(Exception):
+    """An operation of the kernel that ended with a failure status: what its caller would get back.
+
+    Attributes:
+        status: NTSTATUS as an unsigned 32-bit number.
+    """
+
+    def __init__(self, status: int, detail: str = "") -> None:
+        super().__init__(f"NTSTATUS 0x{status:08X}" + (f": {detail}" if detail else ""))
+        self.status = status

@@ -1,0 +1,1 @@
+"""C hooks of the emulated CPU, loaded into this process."""

@@ -1,0 +1,69 @@
+"""Compiles the machine's own C parts with the compiler that the ziglang wheel brings, once per content.
+
+Two things are compiled: hooks for the host (native/) and the part of the kernel that runs as guest code (guest/).
+Outputs are cached by a hash of sources, flags and compiler version, so that a second process only loads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from vm.errors import MachineBroken
+
+
+def cache_directory() -> Path:
+    """Folder for compiled parts: under $NTPROOF_BUILD_DIR, else under the user's cache folder."""
+    configured = os.environ.get("NTPROOF_BUILD_DIR")
+    base = Path(configured) if configured else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ntproof"
+    return base / "machine"
+
+
+def compiled(name: str, sources: Sequence[Path], steps: Sequence[Sequence[str]]) -> Path:
+    """Path of an output made from `sources` by running zig with each of `steps`.
+
+    Args:
+        name: file name of the output.
+        sources: every file that the result depends on.
+        steps: argument lists for zig; ``{out}`` stands for the output's path and ``{tmp}`` for a scratch folder.
+
+    Raises:
+        MachineBroken: the compiler is missing or refuses its input; the message carries what it said.
+    """
+    try:
+        compiler = version("ziglang")
+    except PackageNotFoundError:
+        raise MachineBroken("the emulated machine needs the package ziglang: pip install ziglang") from None
+    digest = hashlib.sha256(repr((compiler, sys.platform, os.uname().machine, steps)).encode())
+    for source in sorted(sources):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    folder = cache_directory() / digest.hexdigest()[:20]
+    output = folder / name
+    if output.exists():
+        return output
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            made = Path(scratch) / name
+            for step in steps:
+                _run([argument.format(out=made, tmp=scratch) for argument in step])
+            made.replace(output)
+    except OSError as error:
+        raise MachineBroken(
+            f"cannot compile {name} into {folder}: {error}; set NTPROOF_BUILD_DIR to a writable folder"
+        ) from error
+    return output
+
+
+def _run(arguments: list[str]) -> None:
+    done = subprocess.run(  # noqa: S603 - arguments are this module's own, no shell
+        [sys.executable, "-m", "ziglang", *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise MachineBroken(f"zig {arguments[0]} failed:\n{done.stderr.strip()}")
