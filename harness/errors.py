@@ -4,7 +4,8 @@
     |- ConfigurationError        the user asked for something that cannot be: owner user
     |  `- InputError             a scenario or capture file is malformed; names the file and the place in it
     |- BuildError                the driver's sources do not compile or link; carries the compiler's diagnostics
-    `- ImageError                a file cannot be read as a driver image: not a PE, truncated, another architecture
+    |- ImageError                a file cannot be read as a driver image: not a PE, truncated, another architecture
+    `- SignatureError            an image's signature is absent, malformed or does not match the image
 
 What goes wrong on a machine has a tree of its own in `vm.errors`.
 """
@@ -34,3 +35,7 @@ class BuildError(HarnessError):
 
 class ImageError(HarnessError):
     """A file cannot be read as an x64 driver image; the message says what is wrong with it and where."""
+
+
+class SignatureError(HarnessError):
+    """An image is unsigned, or its signature is malformed or does not match it; the message says which."""

@@ -1,0 +1,114 @@
+"""The few parts of ASN.1 DER (ITU-T X.690) that Authenticode needs: writing values, and reading them back bounded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+SEQUENCE: Final = 0x30
+SET: Final = 0x31
+INTEGER: Final = 0x02
+BIT_STRING: Final = 0x03
+OCTET_STRING: Final = 0x04
+OBJECT_IDENTIFIER: Final = 0x06
+_NULL: Final = b"\x05\x00"
+
+
+class DerError(ValueError):
+    """Bytes are not the DER that was expected."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """One DER value: its tag octet, its content, and the whole encoding."""
+
+    tag: int
+    content: bytes
+    encoding: bytes
+
+    def children(self) -> list[Value]:
+        """The values inside a constructed one. Raises DerError."""
+        found = []
+        rest = self.content
+        while rest:
+            value, rest = read(rest)
+            found.append(value)
+        return found
+
+    def expect(self, tag: int, what: str) -> Value:
+        """This value, if it has the tag. Raises DerError naming `what`."""
+        if self.tag != tag:
+            message = f"{what}: tag 0x{self.tag:02X} instead of 0x{tag:02X}"
+            raise DerError(message)
+        return self
+
+
+def read(data: bytes) -> tuple[Value, bytes]:
+    """The first value of some bytes, and what follows it. Raises DerError."""
+    if len(data) < 2:
+        message = "truncated value"
+        raise DerError(message)
+    length, start = data[1], 2
+    if length & 0x80:
+        octets = length & 0x7F
+        if not 1 <= octets <= 4 or len(data) < 2 + octets:
+            message = "length of a form that DER does not use here"
+            raise DerError(message)
+        length, start = int.from_bytes(data[2 : 2 + octets], "big"), 2 + octets
+    if start + length > len(data):
+        message = f"a value of {length} bytes has only {len(data) - start}"
+        raise DerError(message)
+    end = start + length
+    return Value(data[0], data[start:end], data[:end]), data[end:]
+
+
+def encode(tag: int, *contents: bytes) -> bytes:
+    """One value with the given tag octet whose content is the concatenation of `contents`."""
+    content = b"".join(contents)
+    size = len(content)
+    if size < 0x80:
+        return bytes((tag, size)) + content
+    octets = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes((tag, 0x80 | len(octets))) + octets + content
+
+
+def sequence(*contents: bytes) -> bytes:
+    """A SEQUENCE."""
+    return encode(SEQUENCE, *contents)
+
+
+def set_of(*contents: bytes) -> bytes:
+    """A SET OF, in the order that DER demands."""
+    return encode(SET, *sorted(contents))
+
+
+def explicit(number: int, content: bytes) -> bytes:
+    """A context-specific constructed value."""
+    return encode(0xA0 | number, content)
+
+
+def octet_string(content: bytes) -> bytes:
+    """An OCTET STRING."""
+    return encode(OCTET_STRING, content)
+
+
+def integer(number: int) -> bytes:
+    """A non-negative INTEGER."""
+    return encode(INTEGER, number.to_bytes(number.bit_length() // 8 + 1, "big"))
+
+
+def object_identifier(dotted: str) -> bytes:
+    """An OBJECT IDENTIFIER from its dotted form."""
+    first, second, *rest = (int(part) for part in dotted.split("."))
+    content = bytearray()
+    for number in (first * 40 + second, *rest):
+        septets = [number & 0x7F]
+        while number := number >> 7:
+            septets.append(number & 0x7F | 0x80)
+        content += bytes(reversed(septets))
+    return encode(OBJECT_IDENTIFIER, bytes(content))
+
+
+def algorithm(dotted: str) -> bytes:
+    """An AlgorithmIdentifier with NULL parameters."""
+    return sequence(object_identifier(dotted), _NULL)
