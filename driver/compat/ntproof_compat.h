@@ -18,6 +18,14 @@
 /* ntifs.h: exported by ntoskrnl, not declared by mingw-w64. */
 NTKERNELAPI NTSTATUS NTAPI PsGetProcessExitStatus(PEPROCESS Process);
 
+/* ntddk.h: Windows 10 1703 and later. */
+typedef enum _PSCREATEPROCESSNOTIFYTYPE {
+    PsCreateProcessNotifySubsystems = 0
+} PSCREATEPROCESSNOTIFYTYPE;
+
+NTKERNELAPI NTSTATUS NTAPI PsSetCreateProcessNotifyRoutineEx2(PSCREATEPROCESSNOTIFYTYPE NotifyType,
+                                                              PVOID NotifyInformation, BOOLEAN Remove);
+
 /* wdm.h: priority flag of MmMapLockedPagesSpecifyCache, Windows 8 and later. */
 #ifndef MdlMappingNoExecute
 #define MdlMappingNoExecute 0x40000000

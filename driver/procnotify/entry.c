@@ -5,6 +5,7 @@
  * way. Everything between is undone in reverse order of its making, on failure and at unload alike.
  */
 #include "procnotify_internal.h"
+#include "service_parameters.h"
 
 static const UNICODE_STRING PnDeviceName = RTL_CONSTANT_STRING(PN_WIDEN(PROCNOTIFY_DEVICE_NAME));
 static const UNICODE_STRING PnLinkName = RTL_CONSTANT_STRING(PN_WIDEN(PROCNOTIFY_LINK_NAME));
@@ -13,6 +14,21 @@ PN_DRIVER PnDriver;
 
 DRIVER_INITIALIZE DriverEntry;
 DRIVER_UNLOAD PnUnload;
+
+/* The queue's budget as the service is configured, within the limits of procnotify.h. */
+_IRQL_requires_(PASSIVE_LEVEL)
+static ULONG PnQueueBytes(_In_ PCUNICODE_STRING RegistryPath)
+{
+    static const UNICODE_STRING name = RTL_CONSTANT_STRING(PN_WIDEN(PROCNOTIFY_PARAMETER_QUEUE_BYTES));
+    ULONG bytes = PROCNOTIFY_QUEUE_BYTES_DEFAULT;
+    HANDLE key;
+
+    if (NT_SUCCESS(ServiceParametersOpen(RegistryPath, &key))) {
+        ServiceParametersDword(key, &name, &bytes);
+        (VOID)ZwClose(key);
+    }
+    return max(PROCNOTIFY_QUEUE_BYTES_MINIMUM, min(bytes, PROCNOTIFY_QUEUE_BYTES_MAXIMUM));
+}
 
 _Function_class_(DRIVER_UNLOAD)
 _IRQL_requires_(PASSIVE_LEVEL)
@@ -46,7 +62,7 @@ NTSTATUS NTAPI DriverEntry(PDRIVER_OBJECT DriverObject, PUNICODE_STRING Registry
     if (!NT_SUCCESS(status)) {
         return status;
     }
-    status = PnQueueInitialize(&PnDriver.Queue, PnReadQueueBytes(RegistryPath));
+    status = PnQueueInitialize(&PnDriver.Queue, PnQueueBytes(RegistryPath));
     if (!NT_SUCCESS(status)) {
         return status;
     }

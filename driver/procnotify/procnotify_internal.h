@@ -2,13 +2,13 @@
  * procnotify_internal.h - the driver's state and what its modules offer each other.
  *
  *   entry.c       loading and unloading, in order and in reverse
- *   parameters.c  the service's registry values
  *   security.c    the device's DACL
  *   device.c      dispatch routines and the control interface
  *   read.c        the one consumer and its waiting reads
  *   notify.c      the process notify routine
  *   rules.c       what is denied
  *   queue.c       records on their way to the reader
+ *   ../common     what other drivers share: the service's registry values
  *
  * Lock order: PN_RULES.Lock and PN_READS.DrainLock are never held together; the spin locks are leaves. No lock is
  * held when an IRP is completed.
@@ -42,10 +42,6 @@ typedef struct _PN_DRIVER {
 
 /* A process notify routine has no context argument, so the state is a global. */
 extern PN_DRIVER PnDriver;
-
-/* parameters.c: bytes for the queue, within the limits of procnotify.h. */
-_IRQL_requires_(PASSIVE_LEVEL)
-ULONG PnReadQueueBytes(_In_ PCUNICODE_STRING RegistryPath);
 
 /* security.c: let only SYSTEM and Administrators open the device, while it still refuses opens. */
 _IRQL_requires_(PASSIVE_LEVEL)
