@@ -1,0 +1,104 @@
+"""One test's use of a station: the handles it opened, what it observed, the verdicts it reached, how it must end."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import ConfigurationError, HarnessError
+from harness.machines import Stage, Station, check_unload
+from harness.model.observe import Observer
+from harness.observed import ObservedProcNotify
+from vm.errors import MachineError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from harness.capture import Capture
+    from harness.scenario import Scenario
+    from harness.verdict import Verdict
+    from vm.machine import Machine, RegistryValue
+
+
+class HistoryDiscrepancy(HarnessError):
+    """What a test read from the driver is no history that Windows can produce: owner driver."""
+
+
+class Lease:
+    """What one test does with a station.
+
+    Attributes:
+        station: the machine and the driver.
+        machine: the machine once it has been prepared.
+        observer: judges whatever the test reads directly.
+        verdicts: verdicts of scenarios that the test ran, in order.
+    """
+
+    def __init__(self, station: Station) -> None:
+        self.station = station
+        self.machine: Machine | None = None
+        self.observer = Observer()
+        self.verdicts: list[Verdict] = []
+        self._stage: Stage | None = None
+        self._handles: list[ObservedProcNotify] = []
+
+    def open(self, machine: Machine, **arguments: Any) -> ObservedProcNotify:
+        """Open the driver's device; the handle is closed when the test ends. Arguments as for `ProcNotify`."""
+        opened = ObservedProcNotify(machine, self.observer, **arguments)
+        self._handles.append(opened)
+        return opened
+
+    def run_scenario(self, scenario: Scenario, image: Path) -> tuple[Capture, Verdict]:
+        """Run a scenario on the prepared machine and judge it. Raises as `harness.runner.run_scenario`."""
+        from harness.capture import Capture
+        from harness.model.check import check
+        from harness.runner import run_scenario
+
+        if self.machine is None:
+            raise HarnessError("a scenario needs a machine that has been prepared")
+        ran = run_scenario(scenario, self.machine, image=image)
+        capture = Capture(ran.header, tuple(ran.items))
+        verdict = check(scenario, capture)
+        self.verdicts.append(verdict)
+        return capture, verdict
+
+    def prepare(self, stage: Stage, parameters: Mapping[str, RegistryValue]) -> Machine:
+        """Bring the machine to a stage; a test has one machine in one stage. Raises as `Station.prepare`."""
+        if self._stage not in {None, stage}:
+            message = "a test has one machine: ask for one fixture of clean_machine, bare_machine and machine, not two"
+            raise ConfigurationError(message)
+        if self.machine is None:
+            self._stage = stage
+            self.machine = self.station.prepare(stage, parameters)
+        return self.machine
+
+    def finish(self, *, crash_expected: bool) -> None:
+        """End a test that has passed: judge what it read, close its handles and hold the driver to unload cleanly.
+
+        Raises:
+            HistoryDiscrepancy: what was read contradicts itself.
+            UncleanUnload, DriverFault: the driver left something behind.
+        """
+        observed = self.observer.verdict("what the test read")
+        if not observed.passed:
+            raise HistoryDiscrepancy(observed.render())
+        self.close_handles()
+        if self.machine is not None and not crash_expected:
+            check_unload(self.machine)
+
+    def close_handles(self) -> None:
+        """Close every handle that the test opened through `open`."""
+        while self._handles:
+            self._handles.pop().close()
+
+    def give_back(self) -> None:
+        """Leave the station as far as that is possible: the next test restores or revives the machine anyway."""
+        with suppress(MachineError):
+            self.close_handles()
+
+    def reached(self) -> list[Verdict]:
+        """The verdicts to show with a failure: of scenarios, and of what was read directly."""
+        observed = self.observer.verdict("what the test read")
+        seen = any(observed.statistics.values()) or not observed.passed
+        return [*self.verdicts, observed] if seen else self.verdicts

@@ -1,0 +1,263 @@
+"""The pytest plugin: options, fixtures and hooks, each a thin layer over the module that does the work.
+
+Fixtures, all of them on every machine that ``--vm`` names:
+
+    machine        driver installed and running, nothing else going on
+    bare_machine   driver installed, not started
+    clean_machine  no driver installed
+    driver         the running driver's device, open as an administrator
+    open_driver    opens further handles of the device
+    run_scenario   runs a Scenario on bare_machine and judges it
+
+A test that came to its end without a failure is followed by a check that the driver unloads and leaves nothing behind.
+This module is loaded in every pytest run of the environment, so it imports nothing else of the harness until a test
+asks for one of these.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from harness.pytest_options import Options, add_options, machine_factories, parse_options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+
+    from harness.capture import Capture
+    from harness.driver import ProcNotify
+    from harness.lease import Lease
+    from harness.machines import DriverImage, Stage, Station
+    from harness.scenario import Scenario
+    from vm.machine import Machine
+
+_OPTIONS: Final = pytest.StashKey[Options]()
+_DESCRIPTION: Final = pytest.StashKey[list[str]]()
+_DRIVER: Final = pytest.StashKey["DriverImage"]()
+_STATION: Final = "station"
+_WORKER_KEY: Final = "ntproof"
+
+_MARKERS: Final = (
+    "driver_parameters(**values): values under the driver's Parameters key when the test's machine is prepared",
+    "crash_expected: the test makes the machine bugcheck on purpose, so that no unload check follows it",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare ``--vm``, ``--profile`` and ``--driver``."""
+    add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare the hooks that others may implement."""
+    from harness import pytest_hooks
+
+    pluginmanager.add_hookspecs(pytest_hooks)
+
+
+def pytest_ntproof_machines() -> Mapping[str, Callable[[str], Machine]]:
+    """Offer the machines of this project."""
+    from vm.registry import create_machine, machine_names
+
+    def maker(name: str) -> Callable[[str], Machine]:
+        return lambda profile: create_machine(name, {"profile": profile})
+
+    return {name: maker(name) for name in machine_names()}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Parse the options once and register the markers."""
+    for marker in _MARKERS:
+        config.addinivalue_line("markers", marker)
+    config.stash[_OPTIONS] = parse_options(config)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test that uses a machine on every machine that was named."""
+    if "vm_name" in metafunc.fixturenames:
+        metafunc.parametrize("vm_name", metafunc.config.stash[_OPTIONS].machines, indirect=True, scope="session")
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
+    """Say what the run tests, if it tests a driver at all."""
+    if config.option.collectonly or not any(_uses_station(item) for item in items):
+        return []
+    return _describe(config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    """Skip what the machine cannot do."""
+    if not _uses_station(item):
+        return (yield)
+    from harness.pytest_reports import skipping
+
+    with skipping():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Skip what the machine cannot do, and hold a driver that passed its test to unload without a trace."""
+    if not _uses_station(item):
+        return (yield)
+    from harness.pytest_reports import LEASE, skipping
+
+    with skipping():
+        yield
+        item.stash[LEASE].finish(crash_expected=item.get_closest_marker("crash_expected") is not None)
+    return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Put each fault on the side of its owner."""
+    report = yield
+    if _uses_station(item):
+        from harness.pytest_reports import place_on_owner
+
+        place_on_owner(item, call, report)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """An xdist worker hands the description of its run to the controller, which has no items of its own."""
+    output: dict[str, object] | None = getattr(session.config, "workeroutput", None)
+    if output is not None and any(_uses_station(item) for item in session.items):
+        output[_WORKER_KEY] = _describe(session.config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what an xdist worker says of its run."""
+    if lines := (getattr(node, "workeroutput", None) or {}).get(_WORKER_KEY):
+        node.config.stash[_DESCRIPTION] = list(lines)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Under xdist the controller collects nothing to report after, so the run is described at its end."""
+    for line in config.stash.get(_DESCRIPTION, ()):
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def vm_name(request: pytest.FixtureRequest) -> str:
+    """Name of the machine that the test runs on, one of those given to ``--vm``."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def driver_image(pytestconfig: pytest.Config) -> DriverImage:
+    """The image under test: the one given to ``--driver``, else built from the sources."""
+    return _driver_image(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def station(vm_name: str, pytestconfig: pytest.Config) -> Iterator[Station]:
+    """The machine that the test runs on, with all that is needed to prepare it."""
+    from harness.machines import Station
+
+    def create() -> Machine:
+        return machine_factories(pytestconfig)[vm_name](pytestconfig.stash[_OPTIONS].profile)
+
+    made = Station(vm_name, create, lambda: _driver_image(pytestconfig))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def lease(request: pytest.FixtureRequest, station: Station) -> Iterator[Lease]:
+    """What this test does with its station."""
+    from harness.lease import Lease
+    from harness.pytest_reports import LEASE
+
+    taken = request.node.stash[LEASE] = Lease(station)
+    yield taken
+    taken.give_back()
+
+
+@pytest.fixture
+def clean_machine(request: pytest.FixtureRequest, lease: Lease) -> Machine:
+    """A machine with no driver installed."""
+    from harness.machines import Stage
+
+    return _prepare(request, lease, Stage.CLEAN)
+
+
+@pytest.fixture
+def bare_machine(request: pytest.FixtureRequest, lease: Lease) -> Machine:
+    """A machine with the driver installed and not started."""
+    from harness.machines import Stage
+
+    return _prepare(request, lease, Stage.INSTALLED)
+
+
+@pytest.fixture
+def machine(request: pytest.FixtureRequest, lease: Lease) -> Machine:
+    """A machine with the driver freshly started."""
+    from harness.machines import Stage
+
+    return _prepare(request, lease, Stage.RUNNING)
+
+
+@pytest.fixture
+def open_driver(lease: Lease) -> Callable[..., ProcNotify]:
+    """Opens the device: ``open_driver(machine, account=..., access=...)``; the handle is closed when the test ends."""
+    return lease.open
+
+
+@pytest.fixture
+def driver(machine: Machine, open_driver: Callable[..., ProcNotify]) -> ProcNotify:
+    """The running driver's device, open as an administrator."""
+    return open_driver(machine)
+
+
+@pytest.fixture
+def run_scenario(request: pytest.FixtureRequest, lease: Lease, driver_image: DriverImage) -> Callable[..., Capture]:
+    """Runs a scenario, ``run_scenario(scenario)``, and returns its capture; the test fails when the verdict does."""
+    from harness.machines import Stage
+
+    _prepare(request, lease, Stage.INSTALLED)
+
+    def run(scenario: Scenario) -> Capture:
+        __tracebackhide__ = True
+        capture, verdict = lease.run_scenario(scenario, driver_image.path)
+        if not verdict.passed:
+            pytest.fail(verdict.render())
+        return capture
+
+    return run
+
+
+def _uses_station(item: pytest.Item) -> bool:
+    return _STATION in getattr(item, "fixturenames", ())
+
+
+def _prepare(request: pytest.FixtureRequest, lease: Lease, stage: Stage) -> Machine:
+    marker = request.node.get_closest_marker("driver_parameters")
+    return lease.prepare(stage, marker.kwargs if marker is not None else {})
+
+
+def _driver_image(config: pytest.Config) -> DriverImage:
+    """The image under test; built once per run."""
+    from harness.machines import find_driver_image
+
+    if (known := config.stash.get(_DRIVER, None)) is None:
+        known = config.stash[_DRIVER] = find_driver_image(config.stash[_OPTIONS].driver)
+    return known
+
+
+def _describe(config: pytest.Config) -> list[str]:
+    """What the run tests, a line for each machine. A build that fails is told by the tests that need it."""
+    from harness.errors import HarnessError
+    from harness.machines import describe_run
+
+    options = config.stash[_OPTIONS]
+    try:
+        image = _driver_image(config)
+    except HarnessError:
+        return []
+    return describe_run(options.machines, options.profile, image)
