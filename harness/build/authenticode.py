@@ -38,6 +38,8 @@ _PAGE_HASH_CLASS: Final = bytes.fromhex("A6B586D5B4A12466AE05A217DA8E60D6")
 _WIN_CERTIFICATE_HEADER: Final = struct.Struct("<IHH")
 _REVISION_2: Final = 0x0200
 _TYPE_PKCS_SIGNED_DATA: Final = 0x0002
+_SMALLEST_PAGE: Final = 0x200
+_LARGEST_PAGE: Final = 0x10000
 _PAGE_ENTRY: Final = struct.Struct("<I32s")
 
 
@@ -80,10 +82,13 @@ def page_hashes(image: Image) -> list[tuple[int, bytes]]:
     """File offset and SHA-256 of each page: the headers first, then each section's pages, then the end mark.
 
     A page that the file fills only in part is hashed as if zeros followed.
+
+    Raises:
+        SignatureError: the section alignment is no page size.
     """
     page = image.section_alignment
-    if page < 512:
-        message = f"section alignment 0x{page:X} leaves no pages to hash"
+    if not _SMALLEST_PAGE <= page <= _LARGEST_PAGE:
+        message = f"section alignment 0x{page:X} is no size that pages can be hashed with"
         raise SignatureError(message)
     entry = image.directory_offset(DIRECTORY_SECURITY)
     headers = (

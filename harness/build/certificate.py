@@ -6,7 +6,7 @@ Option"); it is installed on test machines under Root and TrustedPublisher all t
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import hashlib
 import os
 import shutil
@@ -20,7 +20,7 @@ from harness.errors import ConfigurationError
 
 COMMON_NAME: Final = "ntproof test signing"
 KEY_BITS: Final = 3072
-VALIDITY: Final = datetime.timedelta(days=3650)
+VALIDITY: Final = dt.timedelta(days=3650)
 _CERTIFICATE_FILE: Final = "certificate.cer"
 _KEY_FILE: Final = "private.key"
 
@@ -81,7 +81,7 @@ def _create(directory: Path) -> SigningIdentity:
 
     key = rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, COMMON_NAME)])
-    now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    now = dt.datetime.now(dt.UTC).replace(microsecond=0)
     usage = {
         name: name == "digital_signature"
         for name in (
@@ -96,7 +96,7 @@ def _create(directory: Path) -> SigningIdentity:
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         # Guests' clocks may lag.
-        .not_valid_before(now - datetime.timedelta(days=2))
+        .not_valid_before(now - dt.timedelta(days=2))
         .not_valid_after(now + VALIDITY)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.KeyUsage(**usage), critical=True)

@@ -107,6 +107,7 @@ def build_driver(
     source_root: Path | None = None,
     out: Path | None = None,
     identity: SigningIdentity | None = None,
+    build_root: Path | None = None,
 ) -> BuiltDriver:
     """Build and sign a driver, or find it built already.
 
@@ -117,6 +118,7 @@ def build_driver(
         source_root: another copy of the driver's tree to build instead, such as a patched one.
         out: a directory that the finished files are copied to; without it they stay in the build directory.
         identity: what to sign with; the build directory's own test certificate by default.
+        build_root: the build directory; see `harness.build.layout.build_directory` for the default.
 
     Raises:
         ConfigurationError: unknown driver, missing sources, toolchain not installed, unwritable build directory.
@@ -125,7 +127,7 @@ def build_driver(
     started = time.perf_counter()
     sources = find_driver(driver) if isinstance(driver, str) else driver
     sources = sources.defining(*defines).at(source_root or sources.root)
-    base = build_directory()
+    base = build_root.resolve() if build_root else build_directory()
     signer = identity or ensure_identity(base / "signing")
     build = _Build(sources, toolchain or LlvmMingw(), base, signer)
     try:

@@ -40,7 +40,9 @@ COMPILE_OPTIONS: Final = (
     "-mno-red-zone",
     "-mno-stack-arg-probe",
     "-Wframe-larger-than=2048",
-    *("-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wmissing-prototypes", "-Wvla", "-Werror"),
+    *("-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wmissing-prototypes", "-Wvla"),
+    # __DATE__ and __TIME__ would make builds differ.
+    *("-Wdate-time", "-Werror"),
     *("-g", "-gcodeview", "-gdwarf-4", "-gno-codeview-command-line"),
     *("-fno-color-diagnostics", "-ferror-limit=50"),
 )

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from harness.errors import ImageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
 MACHINE_AMD64: Final = 0x8664
 MACHINE_NAMES: Final[Mapping[int, str]] = {
@@ -54,6 +54,7 @@ _DIRECTORY_ENTRY_SIZE: Final = 8
 _MAXIMUM_SECTIONS: Final = 96
 _MAXIMUM_DIRECTORIES: Final = 16
 _MAXIMUM_NAME: Final = 4096
+_MAXIMUM_IMPORTS: Final = 16384
 _ORDINAL_FLAG: Final = 1 << 63
 
 
@@ -161,7 +162,7 @@ class Image:
         Raises:
             ImageError: the range is not inside the headers or one section's data.
         """
-        if 0 <= rva and rva + size <= min(self.size_of_headers, len(self.data)):
+        if rva >= 0 and rva + size <= min(self.size_of_headers, len(self.data)):
             return self.data[rva : rva + size]
         section = self.section_at(rva)
         if section is None or rva - section.rva + size > section.raw_size:
@@ -207,7 +208,12 @@ class Image:
             if not fields[3]:
                 break
             module = self.string(fields[3], "the name of an imported module")
-            found.extend(Import(module, name) for name in self._thunk_names(fields[0] or fields[4], module))
+            for name in self._thunk_names(fields[0] or fields[4], module):
+                # Descriptors of a malformed image may share tables, which multiplies the work.
+                if len(found) == _MAXIMUM_IMPORTS:
+                    message = f"the image imports more than {_MAXIMUM_IMPORTS} functions"
+                    raise ImageError(message)
+                found.append(Import(module, name))
         return found
 
     def _thunk_names(self, rva: int, module: str) -> Iterator[str]:
@@ -278,7 +284,7 @@ def compute_checksum(data: bytes, checksum_offset: int) -> int:
     total = sum(struct.unpack(f"<{len(blank) // 4}I", blank))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
-    return total + len(data)
+    return int(total) + len(data)
 
 
 def with_checksum(data: bytes) -> bytes:
