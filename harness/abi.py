@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from dissect.cstruct import cstruct
 
+from harness.build.layout import driver_source_root
 from harness.errors import HarnessError
 from harness.notification import Create, Exit, Gap, Notification
 
@@ -198,7 +199,7 @@ class Abi:
         size, match, reserved, status, length = self._rule.unpack_from(data, offset)
         _need(match in set(Match), offset + 4, f"Match {match} is no PROCNOTIFY_MATCH_*")
         _need(reserved == 0, offset + 6, f"Reserved is 0x{reserved:X}, not zero")
-        _need(status < 0, offset + 8, f"Status 0x{status & 0xFFFFFFFF:08X} is not a failure")
+        _need(status <= 0, offset + 8, f"Status 0x{status & 0xFFFFFFFF:08X} is neither a failure nor 0")
         legal = 0 < length <= self.integer("MAXIMUM_PATTERN_BYTES") and length % 2 == 0
         _need(legal, offset + 12, f"PatternLength {length} is zero, odd or too long")
         _need(size == _aligned(header + length), offset, f"Size {size} for a pattern of {length} bytes")
@@ -415,18 +416,11 @@ def load_abi(header: Path | None = None) -> Abi:
     Raises:
         HarnessError: the header is missing or lacks a declaration.
     """
-    path = header if header is not None else _driver_root() / "include" / HEADER_NAME
+    path = header if header is not None else driver_source_root() / "include" / HEADER_NAME
     try:
         return Abi(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise HarnessError(f"cannot read {path}: {error.strerror}; is the installation complete?") from error
-
-
-def _driver_root() -> Path:
-    """The folder of the driver's sources: installed within the package, or beside it in a checkout."""
-    here = Path(__file__).resolve().parent
-    installed = here / "_driver"
-    return installed if installed.is_dir() else here.parent / "driver"
 
 
 def _read_constants(source: str) -> dict[str, int | str]:

@@ -148,7 +148,8 @@ def _plain_value(value: Any) -> Any:
 
 def _read(node: Node, kind: type[Any], extra: frozenset[str] = frozenset()) -> Any:
     """An instance of a dataclass from an object node."""
-    required, optional = set(extra), set()
+    required: set[str] = set(extra)
+    optional: set[str] = set()
     for field in fields(kind):
         missing = field.default is MISSING and field.default_factory is MISSING
         (required if missing else optional).add(field.name)
@@ -158,7 +159,7 @@ def _read(node: Node, kind: type[Any], extra: frozenset[str] = frozenset()) -> A
 
 def _values(node: Node, kind: type[Any]) -> dict[str, Any]:
     """The fields that an object gives, each read as its annotation says."""
-    values = {}
+    values: dict[str, Any] = {}
     for field in fields(kind):
         if node.has(field.name):
             child = node.at(field.name)

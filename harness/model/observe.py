@@ -84,6 +84,22 @@ class Observer:
         """How many processes are known to run."""
         return len(self._live)
 
+    def is_live(self, pid: int) -> bool:
+        """Whether the process was created and has not exited since."""
+        return pid in self._live
+
+    def is_gone(self, pid: int) -> bool:
+        """Whether the process exited and none was created under its pid since."""
+        return pid in self._gone or pid in self._gone_before
+
+    def begin(self, next_sequence: int) -> None:
+        """A driver was started or found running: nothing is known of any pid, the next number is `next_sequence`.
+
+        0 leaves the next number open.
+        """
+        self._lose_track()
+        self._next = next_sequence
+
     def feed_all(self, notifications: Iterable[Notification]) -> None:
         """Feed many notifications."""
         feed = self.feed
@@ -104,14 +120,6 @@ class Observer:
             self._exit(notification)  # type: ignore[arg-type]
         else:
             self._gap(notification)  # type: ignore[arg-type]
-
-    def forget(self) -> None:
-        """Notifications may have been missed here (the driver was stopped): keep nothing known of any pid.
-
-        Sequence numbers begin anew.
-        """
-        self._next = 0
-        self._lose_track()
 
     def verdict(self, subject: str = "") -> Verdict:
         """The judgement so far."""
