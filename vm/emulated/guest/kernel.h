@@ -54,7 +54,7 @@ _Static_assert(sizeof(STRING) == 16, "STRING");
 _Static_assert(sizeof(LIST_ENTRY) == 16, "LIST_ENTRY");
 
 /* Filled by the loader with the table of vm.emulated.upcase. */
-extern uint16_t NtUpcaseTable[65536];
+EXPORT extern uint16_t NtUpcaseTable[65536];
 
 /* RtlFailFast, wdm.h: bugcheck 0x139 with the code as first parameter. */
 static inline __attribute__((noreturn)) void fast_fail(uint32_t code)
@@ -63,7 +63,9 @@ static inline __attribute__((noreturn)) void fast_fail(uint32_t code)
     __builtin_unreachable();
 }
 
-void *memcpy(void *target, const void *source, size_t size);
-void *memmove(void *target, const void *source, size_t size);
-void *memset(void *target, int value, size_t size);
-int memcmp(const void *first, const void *second, size_t size);
+EXPORT void *memcpy(void *target, const void *source, size_t size);
+EXPORT void *memmove(void *target, const void *source, size_t size);
+EXPORT void *memset(void *target, int value, size_t size);
+EXPORT int memcmp(const void *first, const void *second, size_t size);
+EXPORT size_t wcslen(const WCHAR *text);
+EXPORT size_t strlen(const char *text);

@@ -1,56 +1,16 @@
 /*
- * Counted strings that are compared, initialised and appended often (wdm.h, ntddk.h), and the C runtime's string
- * functions. Counted strings hold lengths in bytes; a case-insensitive comparison upcases each UTF-16 unit by itself.
+ * Counted strings (wdm.h, ntddk.h): what is called often. Lengths are in bytes; a case-insensitive comparison upcases
+ * each UTF-16 unit by itself.
  */
 #include "kernel.h"
 
 #define MAXIMUM_STRING 0xFFFE
 
+uint16_t NtUpcaseTable[65536];
+
 static WCHAR upcase(WCHAR unit)
 {
     return NtUpcaseTable[unit];
-}
-
-/* The kernel's C runtime has the C locale: only ASCII letters have case. */
-static unsigned ascii_lower(unsigned unit)
-{
-    return unit - 'A' < 26u ? unit + ('a' - 'A') : unit;
-}
-
-EXPORT size_t wcslen(const WCHAR *text)
-{
-    size_t length = 0;
-
-    while (text[length])
-        length++;
-    return length;
-}
-
-EXPORT size_t wcsnlen(const WCHAR *text, size_t maximum)
-{
-    size_t length = 0;
-
-    while (length < maximum && text[length])
-        length++;
-    return length;
-}
-
-EXPORT size_t strlen(const char *text)
-{
-    size_t length = 0;
-
-    while (text[length])
-        length++;
-    return length;
-}
-
-EXPORT size_t strnlen(const char *text, size_t maximum)
-{
-    size_t length = 0;
-
-    while (length < maximum && text[length])
-        length++;
-    return length;
 }
 
 /* A longer text gives the longest even length; RtlInitUnicodeStringEx refuses it instead. */
