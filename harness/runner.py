@@ -72,6 +72,7 @@ class Runner:
         self._pids: dict[str, int] = {}
         self._installed = False
         self._step_index: int | None = None
+        self._refused = False
 
     def header(self) -> CaptureHeader:
         """The header of the capture."""
@@ -126,12 +127,14 @@ class Runner:
             yield from self._open(attached=True)
         elif not self._scenario.starts_driver_itself:
             yield from self._start(None)
-        for index, step in enumerate(self._scenario.steps):
+        for index, step in enumerate(() if self._refused else self._scenario.steps):
             self._step_index = index
             try:
                 yield from self._do(step, index)
             except Win32Error as error:
                 yield captured.CallFailed(index, error.code, str(error))
+            if self._refused:
+                break
             if self._scenario.drain_each_step and not isinstance(step, Drain):
                 yield from self._drain()
         yield from self._finish()
@@ -145,7 +148,8 @@ class Runner:
         self._close()
         if self._installed:
             self._machine.delete_driver(self._service)
-        yield captured.Completed()
+        if not self._refused:
+            yield captured.Completed()
 
     def _do(self, step: Step, index: int) -> Iterator[CaptureItem]:
         match step:
@@ -232,6 +236,8 @@ class Runner:
             self._install(queue_bytes)
             self._machine.start_driver(self._service)
         except Win32Error as error:
+            # Without the driver nothing that follows means anything.
+            self._refused = True
             yield captured.DriverStarted(self._step_index, error.code or 1)
             return
         yield from self._open(attached=False)
@@ -320,6 +326,7 @@ class Runner:
 
     def _read_rules(self, index: int) -> Iterator[CaptureItem]:
         if self._driver is None:
+            yield captured.CallFailed(index, 0, "GET_RULES: the driver's device is not open")
             return
         try:
             yield captured.RulesRead(index, self._driver.get_rules())

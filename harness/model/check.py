@@ -227,6 +227,7 @@ class Checker:
 
     def _driver_started(self, item: captured.DriverStarted) -> None:
         if item.error:
+            self._over = True
             self._control("the driver starts", f"Win32 error {item.error}", item.step)
             return
         self._running = True
@@ -341,11 +342,16 @@ class Checker:
         self._due.clear()
         expected = "a driver that does nothing that ends the machine"
         source = f"{SPEC} section 7"
-        found = Discrepancy(Kind.DRIVER_FAULT, expected, item.message, item.step, source=source)
-        kept = Discrepancy(
-            found.kind, found.expected, found.seen, found.step, "", None, source, item.driver_line, item.details
+        found = Discrepancy(
+            Kind.DRIVER_FAULT,
+            expected,
+            item.message,
+            item.step,
+            source=source,
+            driver_line=item.driver_line,
+            details=item.details,
         )
-        self._findings.add(kept)
+        self._findings.add(found)
 
     def _completed(self, _item: captured.Completed) -> None:
         self._over = True

@@ -1,0 +1,18 @@
+"""Exit codes of the ntproof command: whose turn it is."""
+
+from __future__ import annotations
+
+import enum
+
+
+class ExitCode(enum.IntEnum):
+    """What an ntproof command ends with."""
+
+    PASSED = 0
+    """All is as it must be."""
+    DRIVER_FAILED = 1
+    """The driver under test is at fault: discrepancies, a bugcheck, a hang."""
+    USER_ERROR = 2
+    """Wrong usage, or a file that is missing or malformed. Nothing was judged."""
+    MACHINE_ERROR = 3
+    """The machine failed (hypervisor, network, disk), or cannot do what was asked. Nothing is known of the driver."""
