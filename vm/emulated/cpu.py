@@ -187,11 +187,10 @@ class Cpu:
         try:
             _CALL.pack_into(self._arena, self._page + 64, a, b, c, d, function, e, f)
             self._run(self.stubs.invoke)
-            result: int = _U64.unpack_from(self._arena, self._page + stubs.CALL_RESULT)[0]
+            return self.call_result()
         finally:
             self._depth = depth
             self._frame = frame
-        return result
 
     def prepare(self, function: int, argument: int) -> None:
         """Set up the trap page so that a thread starting at the invoke stub calls `function(argument)`."""
@@ -337,6 +336,11 @@ class Cpu:
     def set_result(self, value: int) -> None:
         """What the interrupted export call returns when its thread goes on."""
         _U64.pack_into(self._arena, self._page + stubs.RESULT, value & _MASK)
+
+    def call_result(self) -> int:
+        """rax of the guest function that returned last."""
+        result: int = _U64.unpack_from(self._arena, self._page + stubs.CALL_RESULT)[0]
+        return result
 
     def abandon(self) -> None:
         """Forget calls under way, after a crash or a restore."""

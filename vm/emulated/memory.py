@@ -202,6 +202,13 @@ class Memory:
             address += chunk
             start += chunk
 
+    def arena_bytes(self, address: int, size: int) -> bytes:
+        """Bytes of one page whatever the rights or IRQL; the page must be mapped."""
+        if size == 0:
+            return b""
+        at = (self._pages[address >> 12] & _OFFSET) + (address & _IN_PAGE)
+        return self.arena[at : at + size]
+
     def fill(self, address: int, size: int, value: int = 0) -> None:
         """Set bytes. Raises PageFault."""
         while size > 0:
