@@ -108,8 +108,10 @@ _IRQL_requires_(DISPATCH_LEVEL)
 static __inline BOOLEAN PnQueueReserve(_Inout_ PPN_QUEUE Queue, _In_ ULONG Size, _Out_ PPN_RESERVATION Reservation)
 {
     ULONG needed = Size;
+    LARGE_INTEGER now;
 
-    KeQuerySystemTime(&Reservation->Time);
+    KeQuerySystemTime(&now);
+    Reservation->Time = now.QuadPart;
     Reservation->Sequence = Queue->NextSequence++;
     Reservation->Offset = 0;
     if (Queue->LostCount != 0) {

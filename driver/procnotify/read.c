@@ -148,10 +148,10 @@ static BOOLEAN PnIsConsumer(_Inout_ PPN_READS Reads, _In_ PFILE_OBJECT FileObjec
     return consumer;
 }
 
-/* Fill an IRP's buffer, which is mapped already or empty. The caller holds DrainLock. */
-_Requires_lock_held_(Queue->DrainLock)
+/* Fill an IRP's buffer, which PnRead has mapped or found empty. */
+_Requires_lock_held_(Driver->Reads.DrainLock)
 _IRQL_requires_max_(APC_LEVEL)
-static NTSTATUS PnFill(_Inout_ PPN_QUEUE Queue, _In_ PIRP Irp, _Out_ PULONG Moved)
+static NTSTATUS PnFill(_Inout_ PPN_DRIVER Driver, _In_ PIRP Irp, _Out_ PULONG Moved)
 {
     ULONG length = IoGetCurrentIrpStackLocation(Irp)->Parameters.DeviceIoControl.OutputBufferLength;
     PUCHAR buffer;
@@ -162,7 +162,7 @@ static NTSTATUS PnFill(_Inout_ PPN_QUEUE Queue, _In_ PIRP Irp, _Out_ PULONG Move
     if (!NT_SUCCESS(status)) {
         return status;
     }
-    return PnQueueDrain(Queue, buffer, buffer == NULL ? 0 : length, Moved);
+    return PnQueueDrain(&Driver->Queue, buffer, buffer == NULL ? 0 : length, Moved);
 }
 
 /* Take the oldest waiting read and fill it; NULL when none waits or nothing is there to read. */
@@ -180,7 +180,7 @@ static PIRP PnTakeFilled(_Inout_ PPN_DRIVER Driver, _Out_ PNTSTATUS Status, _Out
     }
     irp = IoCsqRemoveNextIrp(&Driver->Reads.Csq, NULL);
     if (irp != NULL) {
-        *Status = PnFill(&Driver->Queue, irp, Moved);
+        *Status = PnFill(Driver, irp, Moved);
     }
     return irp;
 }
@@ -214,7 +214,7 @@ static BOOLEAN PnReadNow(_Inout_ PPN_DRIVER Driver, _In_ PIRP Irp, _In_ BOOLEAN 
     *Moved = 0;
     ExAcquireFastMutex(&Driver->Reads.DrainLock);
     if (NoWait || Driver->Reads.WaitingCount == 0) {
-        *Status = PnFill(&Driver->Queue, Irp, Moved);
+        *Status = PnFill(Driver, Irp, Moved);
     }
     ExReleaseFastMutex(&Driver->Reads.DrainLock);
     KeMemoryBarrier();

@@ -18,6 +18,7 @@ typedef union _PN_SID {
 
 typedef union _PN_ACL {
     ACL Acl;
+    ULONG Alignment; /* of the ACEs behind the ACL */
     UCHAR Bytes[sizeof(ACL) + 2 * PN_ACE_BYTES];
 } PN_ACL;
 

@@ -48,6 +48,10 @@ typedef uint64_t ULONG64;
 typedef void *PVOID;
 typedef uintptr_t KSPIN_LOCK;
 
+typedef union _LARGE_INTEGER {
+    LONG64 QuadPart;
+} LARGE_INTEGER;
+
 typedef struct _FAST_MUTEX {
     int Held;
 } FAST_MUTEX;
@@ -75,7 +79,7 @@ void ExFreePoolWithTag(PVOID Block, ULONG Tag);
 void KeInitializeSpinLock(KSPIN_LOCK *Lock);
 void KeAcquireSpinLock(KSPIN_LOCK *Lock, KIRQL *Irql);
 void KeReleaseSpinLock(KSPIN_LOCK *Lock, KIRQL Irql);
-void KeQuerySystemTime(LONG64 *Time);
+void KeQuerySystemTime(LARGE_INTEGER *Time);
 void ExInitializeFastMutex(FAST_MUTEX *Mutex);
 void ExAcquireFastMutex(FAST_MUTEX *Mutex);
 void ExReleaseFastMutex(FAST_MUTEX *Mutex);

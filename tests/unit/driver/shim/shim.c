@@ -85,9 +85,9 @@ void KeReleaseSpinLock(KSPIN_LOCK *Lock, KIRQL Irql)
     shim_spin_locks_held--;
 }
 
-void KeQuerySystemTime(LONG64 *Time)
+void KeQuerySystemTime(LARGE_INTEGER *Time)
 {
-    *Time = ++shim_time;
+    Time->QuadPart = ++shim_time;
 }
 
 void ExInitializeFastMutex(FAST_MUTEX *Mutex)
