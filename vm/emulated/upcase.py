@@ -52,7 +52,7 @@ def lower_table() -> tuple[int, ...]:
     """Lower case of each UTF-16 unit: the inverse of `table`."""
     lower = list(range(0x10000))
     for unit, upper in enumerate(table()):
-        if upper != unit and unit != _SIGMA:
+        if unit not in (upper, _SIGMA):
             lower[upper] = unit
     return tuple(lower)
 
