@@ -231,9 +231,14 @@ def verify_image(image: Image) -> SignatureInfo:
     if any(image.data[offset + size :]):
         message = "there is data after the signature"
         raise SignatureError(message)
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    # Everything that a malformed structure or certificate leads to: missing members, unknown keys, odd extensions.
+    malformed = (ValueError, IndexError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension)
     try:
         return _verify_signed_data(image, image.data[offset + _WIN_CERTIFICATE_HEADER.size : offset + length])
-    except (der.DerError, IndexError) as error:
+    except malformed as error:
         message = f"the signature is malformed: {error}"
         raise SignatureError(message) from error
 
@@ -284,9 +289,9 @@ def _verify_signer(indirect: der.Value, certificates: der.Value, signer: der.Val
         raise SignatureError(message)
     try:
         usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except (x509.ExtensionNotFound, ValueError):
-        usage = x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.EMAIL_PROTECTION])
-    if x509.oid.ExtendedKeyUsageOID.CODE_SIGNING not in usage:
+    except x509.ExtensionNotFound:
+        usage = None
+    if usage is None or x509.oid.ExtendedKeyUsageOID.CODE_SIGNING not in usage:
         message = "the signer's certificate is not meant for code signing"
         raise SignatureError(message)
     try:
@@ -309,12 +314,8 @@ def _signer_certificate(certificates: der.Value, serial_of: der.Value) -> Certif
     from cryptography import x509
 
     for encoded in certificates.expect(0xA0, "certificates").children():
-        try:
-            certificate = x509.load_der_x509_certificate(encoded.encoding)
-            issuer = certificate.issuer.public_bytes()
-        except ValueError as error:
-            message = "the signature holds a malformed certificate"
-            raise SignatureError(message) from error
+        certificate = x509.load_der_x509_certificate(encoded.encoding)
+        issuer = certificate.issuer.public_bytes()
         if issuer + der.integer(certificate.serial_number) == serial_of.content:
             return certificate
     message = "the signature does not hold its signer's certificate"

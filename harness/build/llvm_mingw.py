@@ -69,6 +69,7 @@ IMPORT_LIBRARIES: Final = ("ntoskrnl", "hal")
 _TIMEOUT_S: Final = 300
 _ERROR_LINE: Final = re.compile(r"^\S.*?:\d+:\d+: (?:fatal )?error: .*$", re.MULTILINE)
 _UNDEFINED: Final = re.compile(r"undefined symbol: (?P<symbol>\S+)\n>>> referenced by (?P<where>\S+:\d+)")
+_PLACE: Final = re.compile(r"^(>>> referenced by )(\S+:\d+)$", re.MULTILINE)
 _UNDEFINED_ADVICE: Final = (
     "the import library has no such export; if Windows exports it, add it to extra_exports in the driver's description"
 )
@@ -239,6 +240,8 @@ class LlvmMingw:
 
 
 def _link_message(driver: DriverSources, output: str) -> str:
+    # lld-link writes the places that it reads from CodeView with backslashes, below a root of its own.
+    output = _PLACE.sub(lambda match: match[1] + match[2].replace("\\", "/").lstrip("./"), output)
     first = [
         f"{match['where']}: error: undefined symbol {match['symbol']}: {_UNDEFINED_ADVICE}"
         for match in _UNDEFINED.finditer(output)
