@@ -51,13 +51,17 @@ _UNSIGNED: Final = (1 << 64) - 1
 
 def write_capture(capture: Capture, stream: TextIO) -> int:
     """Write a capture to a text stream and return the number of items."""
-    head = {"format": FORMAT_NAME, "version": FORMAT_VERSION, **_plain(capture.header)}
-    stream.write(json.dumps(head) + "\n")
+    stream.write(capture_head_to_line(capture.header))
     count = 0
     for item in capture.items:
         stream.write(item_to_line(item))
         count += 1
     return count
+
+
+def capture_head_to_line(header: CaptureHeader) -> str:
+    """A header as a capture's first line."""
+    return json.dumps({"format": FORMAT_NAME, "version": FORMAT_VERSION, **_plain(header)}) + "\n"
 
 
 def item_to_line(item: CaptureItem) -> str:

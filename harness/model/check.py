@@ -37,13 +37,13 @@ _DUE = f"{SPEC} sections 1 and 3: the routine runs in the creating call, and bef
 _GAP = "procnotify.h PROCNOTIFY_GAP: Count notifications were lost"
 
 
-def check(capture: Capture, scenario: Scenario | None = None) -> Verdict:
+def check(scenario: Scenario | None, capture: Capture) -> Verdict:
     """Judge a capture.
 
     Args:
-        capture: what was captured; its items are walked through once.
-        scenario: what was done. Without it the capture's own ground truth is used, as far as it goes: a history that
+        scenario: what was done. None: the capture's own ground truth is used, as far as it goes; a history that
             holds notifications alone is judged by the invariants of every history (observe mode).
+        capture: what was captured; its items are walked through once.
 
     Raises:
         InputError: the capture is malformed or not of this scenario.

@@ -75,7 +75,7 @@ EVERYTHING = Scenario(
 
 def judge(scenario: Scenario, *faults: str, queue_records: int = 10_000, kind: str = "emulated") -> Verdict:
     machine = FakeMachine(*faults, queue_records=queue_records, kind=kind)
-    return check(run_scenario(scenario, machine, image=IMAGE), scenario)
+    return check(scenario, run_scenario(scenario, machine, image=IMAGE))
 
 
 @pytest.mark.parametrize("kind", ["emulated", "windows"])
@@ -166,14 +166,14 @@ def test_a_capture_cut_short_is_incomplete():
     capture = run_scenario(EVERYTHING, FakeMachine(), image=IMAGE)
     cut = Capture(capture.header, [item for item in capture.items if not isinstance(item, Completed)])
 
-    assert check(cut, EVERYTHING).kinds() == {Kind.INCOMPLETE}
+    assert check(EVERYTHING, cut).kinds() == {Kind.INCOMPLETE}
 
 
 def test_a_capture_of_another_scenario_is_refused():
     capture = run_scenario(EVERYTHING, FakeMachine(), image=IMAGE)
 
     with pytest.raises(InputError, match="made with scenario 'everything'"):
-        check(capture, replace(EVERYTHING, name="other"))
+        check(replace(EVERYTHING, name="other"), capture)
 
 
 def test_a_capture_that_lacks_a_step_is_refused():
@@ -181,15 +181,15 @@ def test_a_capture_that_lacks_a_step_is_refused():
     items = [item for item in capture.items if not (isinstance(item, Launched) and item.label == "two")]
 
     with pytest.raises(InputError, match="nothing was captured of step 7"):
-        check(Capture(capture.header, items), EVERYTHING)
+        check(EVERYTHING, Capture(capture.header, items))
 
 
 def test_a_capture_is_judged_by_its_own_ground_truth_without_the_scenario():
     honest = run_scenario(EVERYTHING, FakeMachine(), image=IMAGE)
     wrong = run_scenario(EVERYTHING, FakeMachine("command"), image=IMAGE)
 
-    assert check(honest).passed
-    assert Kind.COMMAND_LINE in check(wrong).kinds()
+    assert check(None, honest).passed
+    assert Kind.COMMAND_LINE in check(None, wrong).kinds()
 
 
 def test_the_driver_can_be_stopped_and_started_within_a_scenario():
@@ -222,8 +222,8 @@ def test_a_running_driver_is_used_as_it_is_and_left_running():
     machine.start_driver("procnotify")
     machine.provide_image(A)
 
-    first = check(run_scenario(scenario, machine), scenario)
-    second = check(run_scenario(scenario, machine), scenario)
+    first = check(scenario, run_scenario(scenario, machine))
+    second = check(scenario, run_scenario(scenario, machine))
 
     assert first.passed, first.render()
     assert second.passed, second.render()

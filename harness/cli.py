@@ -1,0 +1,71 @@
+"""The ntproof command: finds the subcommand, and ends every error in one message and the exit code of its owner."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+
+from harness import commands
+from harness.abi import AbiViolation
+from harness.errors import BuildError, HarnessError
+from harness.exit_codes import ExitCode
+from vm.errors import DriverFault, MachineConfigurationError, MachineError
+
+INTERRUPTED = 130
+"""What a shell reports of a program that SIGINT ended."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``ntproof`` with these arguments and return its exit code; see `harness.exit_codes`."""
+    parser = _parser()
+    try:
+        arguments = parser.parse_args(argv)
+        return int(arguments.run(arguments))
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else ExitCode.USER_ERROR
+    except (HarnessError, MachineError) as error:
+        print(f"ntproof: error: {error}", file=sys.stderr)
+        return exit_code_of(error)
+    except BrokenPipeError:
+        # The reader has gone; Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.PASSED
+    except KeyboardInterrupt:
+        print("ntproof: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def exit_code_of(error: HarnessError | MachineError) -> ExitCode:
+    """Whose turn it is after an error."""
+    if isinstance(error, (DriverFault, AbiViolation, BuildError)):
+        return ExitCode.DRIVER_FAILED
+    if isinstance(error, (HarnessError, MachineConfigurationError)):
+        return ExitCode.USER_ERROR
+    return ExitCode.MACHINE_ERROR
+
+
+def _parser() -> argparse.ArgumentParser:
+    codes = ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
+    parser = argparse.ArgumentParser(
+        prog="ntproof",
+        description="Tests Windows kernel drivers that watch and veto process creation.",
+        epilog=f"Exit codes: {codes}.",
+    )
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for found in pkgutil.iter_modules(commands.__path__):
+        if found.name.startswith("_"):
+            continue
+        module = importlib.import_module(f"{commands.__name__}.{found.name}")
+        summary = (module.__doc__ or "").partition("\n")[0]
+        subparser = subparsers.add_parser(found.name, help=summary, description=summary)
+        module.configure(subparser)
+        subparser.set_defaults(run=module.run)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Judge a stored capture, or histories recorded by another witness, without any machine."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from harness.capture_json import is_capture, open_lines, read_capture
+from harness.commands import _output
+from harness.errors import ConfigurationError, InputError
+from harness.exit_codes import ExitCode
+from harness.histories import is_history, read_histories
+from harness.json_reader import parse_json
+from harness.model import check
+from harness.scenario import Scenario
+from harness.scenario_json import load_scenario
+from harness.verdict import Verdict
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="[SCENARIO] CAPTURE",
+        help="the scenario that was run, if known, and the capture or histories, JSON lines",
+    )
+    parser.add_argument("--json", action="store_true", help="print the verdicts as JSON")
+
+
+def run(arguments: argparse.Namespace) -> ExitCode:
+    """Judge."""
+    if len(arguments.files) > 2:
+        raise ConfigurationError("check takes a capture, or a scenario and a capture; give at most two files")
+    *scenarios, capture = arguments.files
+    scenario = load_scenario(scenarios[0]) if scenarios else None
+    return _output.print_verdicts(list(judge_file(capture, scenario)), as_json=arguments.json)
+
+
+def judge_file(path: Path, scenario: Scenario | None) -> Iterator[Verdict]:
+    """The verdicts on what a file holds: one capture, or any number of histories.
+
+    Raises:
+        InputError: the file is malformed or neither, or histories were given with a scenario.
+    """
+    lines, first = _peek(open_lines(path), path)
+    if is_capture(first):
+        yield check(scenario, read_capture(lines, str(path)))
+    elif not is_history(first):
+        raise InputError(f"{path}:1: neither a capture nor a history; a capture begins with its format and version")
+    elif scenario is not None:
+        raise InputError(f"{path}: a recorded history has no scenario; give the history alone")
+    else:
+        for history in read_histories(lines, str(path)):
+            verdict = check(None, history.as_capture())
+            yield Verdict(verdict.discrepancies, verdict.total, verdict.tolerated, verdict.statistics, history.id)
+
+
+def _peek(lines: Iterator[str], path: Path) -> tuple[Iterable[str], object]:
+    """All lines again, and the JSON value of the first that is not blank."""
+    seen = []
+    for number, line in enumerate(lines, 1):
+        seen.append(line)
+        if line.strip():
+            return itertools.chain(seen, lines), parse_json(line, f"{path}:{number}")
+    raise InputError(f"{path}: the file is empty; a capture begins with a header line")
