@@ -41,15 +41,19 @@ class Bugcheck(KernelEvent):
         parameters: up to four parameters, padded with zeros.
         reason: one sentence for people.
         notes: more facts for the report.
+        rip: code address the report starts at, where that is not where guest code was stopped.
     """
 
-    def __init__(self, code: int, *parameters: int, reason: str, notes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, code: int, *parameters: int, reason: str, notes: tuple[str, ...] = (), rip: int | None = None
+    ) -> None:
         super().__init__(f"bugcheck 0x{code:X}: {reason}")
         self.code = code
         padded = (*parameters, 0, 0, 0, 0)
         self.parameters: tuple[int, int, int, int] = (padded[0], padded[1], padded[2], padded[3])
         self.reason = reason
         self.notes = notes
+        self.rip = rip
 
 
 class NtException(KernelEvent):

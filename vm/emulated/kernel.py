@@ -21,6 +21,7 @@ from vm.emulated.faults import Bugcheck
 from vm.emulated.heap import Heap
 from vm.emulated.io import IoManager
 from vm.emulated.layout import DRIVER_IMAGES, PCR, PCR_IRQL, PCR_PRCB, PCR_SELF, PCR_SIZE, PRCB
+from vm.emulated.locks import Locks
 from vm.emulated.memory import READ, WRITE, Memory
 from vm.emulated.notify import NotifyRoutines
 from vm.emulated.ob import ObjectManager
@@ -28,7 +29,6 @@ from vm.emulated.pool import Pool
 from vm.emulated.ps import ProcessManager
 from vm.emulated.registry import Registry
 from vm.emulated.symbols import Symbols
-from vm.emulated.sync import Locks
 from vm.emulated.threads import Scheduler, Thread
 from vm.emulated.timers import Timers
 

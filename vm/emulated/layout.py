@@ -36,6 +36,8 @@ STACK_SIZE = 0x6000
 """KERNEL_STACK_SIZE for x64 (ntddk.h): 24 KiB."""
 STACK_STRIDE = 0x1_0000
 SPECIAL_POOL = 0xFFFF_A800_0000_0000
+NOTIFY_TEXT = 0xFFFF_AC00_0000_0000
+"""Image names and command lines during process notify calls."""
 MDL_MAPPINGS = 0xFFFF_B000_0000_0000
 """System addresses of locked-down user buffers (MmGetSystemAddressForMdlSafe)."""
 

@@ -20,7 +20,6 @@ from vm.emulated.engine import GENERAL_REGISTERS, RSP
 from vm.emulated.faults import Bugcheck, KernelEvent
 from vm.emulated.layout import (
     ETHREAD_KERNEL_APC_DISABLE,
-    ETHREAD_SIZE,
     PRCB_CURRENT_THREAD,
     STACK_SIZE,
     STACK_STRIDE,
@@ -36,6 +35,7 @@ STATUS_TIMEOUT = 0x102
 
 SYSTEM_PID = 4
 _MAXIMUM_SWITCHES = 100_000
+_ENDED = "ended wait"
 _RSP_REGISTER = GENERAL_REGISTERS[RSP]
 
 
@@ -136,7 +136,7 @@ class Scheduler:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self.state = SchedulerState()
-        self.conditions: dict[str, Condition] = {}
+        self.conditions: dict[str, Condition] = {_ENDED: lambda _thread, wait: wait.detail}
         self.continuations: dict[str, Callable[[int, int], None]] = {}
         self._current_at = kernel.pcr_offset + PRCB_CURRENT_THREAD
         self.state.foreground_stack = self._take_stack()
@@ -161,9 +161,9 @@ class Scheduler:
             base += STACK_STRIDE
         return base, base + STACK_SIZE
 
-    def create(self, tid: int, pid: int) -> Thread:
-        """A thread object that does not run kernel code yet."""
-        thread = Thread(tid, pid, self._kernel.heap.allocate(ETHREAD_SIZE))
+    def create(self, tid: int, pid: int, body: int) -> Thread:
+        """A thread that does not run kernel code yet; `body` is its ETHREAD."""
+        thread = Thread(tid, pid, body)
         self.state.threads[tid] = thread
         self.state.by_object[thread.object] = tid
         return thread
@@ -184,13 +184,11 @@ class Scheduler:
         arena = self._kernel.mem.arena
         arena[self._current_at : self._current_at + 8] = thread.object.to_bytes(8, "little")
 
-    def start_system_thread(self, routine: int, argument: int, *, tid: int, pid: int = SYSTEM_PID) -> Thread:
-        """A new kernel-mode thread, ready to run `routine(argument)`."""
-        thread = self.create(tid, pid)
+    def start_system_thread(self, thread: Thread, routine: int, argument: int) -> None:
+        """Make a thread ready to run `routine(argument)` in kernel mode."""
         thread.routine, thread.argument = routine, argument
         thread.state = "ready"
-        self.state.queue.append(tid)
-        return thread
+        self.state.queue.append(thread.tid)
 
     def end_current(self, status: int) -> None:
         """PsTerminateSystemThread: the running system thread ends here."""
@@ -368,3 +366,20 @@ class Scheduler:
     def apc_state(self, thread: Thread) -> bytes:
         """The two APC-disable counts of a thread, for comparison before and after a callback."""
         return self._kernel.mem.arena_bytes(thread.object + ETHREAD_KERNEL_APC_DISABLE, 8)
+
+    def change_apc_disable(self, thread: Thread, change: int) -> None:
+        """Enter (-1) or leave (+1) a critical region on behalf of a thread."""
+        cell = thread.object + ETHREAD_KERNEL_APC_DISABLE
+        self._kernel.mem.set_u32(cell, self._kernel.mem.i32(cell) + change)
+
+    def wake_waiters(self, address: int) -> None:
+        """End the waits that one dispatcher object ends now, for a signal that does not last."""
+        for tid in self.state.queue:
+            thread = self.state.threads[tid]
+            if thread.state == "waiting" and thread.wait is not None and address in thread.wait.objects:
+                status = self._try(thread)
+                if status is not None:
+                    thread.wait = WaitBlock(_ENDED, (), thread.wait.what, detail=status)
+
+    def rebind(self) -> None:
+        """Nothing is cached."""
