@@ -49,7 +49,10 @@
 #define IOCTL_PROCNOTIFY_GET_STATISTICS 0x8000600C
 #define IOCTL_PROCNOTIFY_READ 0x80006012
 
-/* PROCNOTIFY_VERSION.Capabilities */
+/*
+ * PROCNOTIFY_VERSION.Capabilities: denies creations, tells losses by gap records, is notified of subsystem (Pico)
+ * processes too.
+ */
 #define PROCNOTIFY_CAPABILITY_DENY 0x1
 #define PROCNOTIFY_CAPABILITY_GAPS 0x2
 #define PROCNOTIFY_CAPABILITY_SUBSYSTEM_PROCESSES 0x4
@@ -143,7 +146,9 @@ typedef struct _PROCNOTIFY_READ {
 
 /*
  * Every notification, delivered or dropped, takes one sequence number, in the order of the callbacks. Records come in
- * sequence order.
+ * sequence order. A notification is dropped when its record, together with the gap record that has to come before it if
+ * the one before was dropped too, does not fit in the budget beside the queued bytes. A loss with nothing queued after it
+ * is told by a gap record that takes no queue memory, once everything before it is read.
  */
 typedef struct _PROCNOTIFY_RECORD {
     uint32_t Size;     /* bytes of the whole record, a multiple of 8; padding is zero */

@@ -56,8 +56,8 @@ static NTSTATUS PnGetVersion(_In_ const PN_DRIVER *Driver, _Out_writes_bytes_to_
         return STATUS_BUFFER_TOO_SMALL;
     }
     version->AbiVersion = PROCNOTIFY_ABI_VERSION;
-    version->Capabilities =
-        PROCNOTIFY_CAPABILITY_DENY | PROCNOTIFY_CAPABILITY_GAPS | PROCNOTIFY_CAPABILITY_SUBSYSTEM_PROCESSES;
+    /* Subsystem processes reach only routines registered with PsSetCreateProcessNotifyRoutineEx2. */
+    version->Capabilities = PROCNOTIFY_CAPABILITY_DENY | PROCNOTIFY_CAPABILITY_GAPS;
     version->MaximumRules = PROCNOTIFY_MAXIMUM_RULES;
     version->QueueBytes = Driver->Queue.Capacity;
     *Written = sizeof(*version);
