@@ -26,6 +26,7 @@ MACHINE_NAMES: Final = {0x14C: "32-bit x86", 0xAA64: "ARM64", 0x1C4: "32-bit ARM
 SUBSYSTEM_NATIVE: Final = 1
 FILE_RELOCS_STRIPPED: Final = 0x0001
 FILE_EXECUTABLE_IMAGE: Final = 0x0002
+FILE_DLL: Final = 0x2000
 DLLCHARACTERISTICS_FORCE_INTEGRITY: Final = 0x0080
 
 DIRECTORY_EXPORT, DIRECTORY_IMPORT, DIRECTORY_EXCEPTION, DIRECTORY_SECURITY, DIRECTORY_BASERELOC = 0, 1, 3, 4, 5
@@ -370,7 +371,7 @@ class DriverImage:
         name: the file's name without directory, or ``driver.sys`` for bytes.
         path: the file, None for bytes.
         machine: IMAGE_FILE_MACHINE_AMD64, always.
-        entry: RVA of the entry point.
+        entry: RVA of the entry point; 0 for a library without one, which is no driver by itself.
         size_of_image: bytes to reserve, a multiple of the page size.
         image_base: preferred base, from which `mapped` is relocated.
         size_of_headers: bytes of headers at RVA 0.
@@ -382,6 +383,7 @@ class DriverImage:
         exports: RVA by name.
         relocations: RVAs of 64-bit addresses.
         functions: RUNTIME_FUNCTION entries (begin, end, unwind information), ascending.
+        exception_directory: RVA of the first of them in the file's own order.
         security_cookie: RVA of __security_cookie or None.
         guard_check: RVA of the pointer that CFG checks call through, or None; likewise the three others.
         has_signature: there is a security directory. Whether it verifies is another question.
@@ -404,6 +406,7 @@ class DriverImage:
     exports: dict[str, int]
     relocations: array[int]
     functions: tuple[tuple[int, int, int], ...]
+    exception_directory: int
     security_cookie: int | None
     guard_check: int | None
     guard_dispatch: int | None
@@ -432,7 +435,8 @@ class DriverImage:
         headers = read_headers(reader)
         _check_loadable(reader, headers)
         image, sections = _map_sections(reader, headers)
-        if not any(s.execute and s.contains(headers.entry) for s in sections):
+        library = bool(headers.characteristics & FILE_DLL) and headers.entry == 0
+        if not library and not any(s.execute and s.contains(headers.entry) for s in sections):
             raise reader.bad(f"the entry point (RVA 0x{headers.entry:X}) is not in executable memory")
         directories = headers.directories
         pointers = _load_config(image, headers)
@@ -447,6 +451,7 @@ class DriverImage:
             exports=_exports(image, *directories[DIRECTORY_EXPORT]),
             relocations=_relocations(image, *directories[DIRECTORY_BASERELOC]),
             functions=_functions(image, *directories[DIRECTORY_EXCEPTION]),
+            exception_directory=directories[DIRECTORY_EXCEPTION][0],
             security_cookie=pointers.get(_SECURITY_COOKIE), guard_check=pointers.get(_GUARD_CHECK),
             guard_dispatch=pointers.get(_GUARD_DISPATCH), xfg_check=pointers.get(_XFG_CHECK),
             xfg_dispatch=pointers.get(_XFG_DISPATCH), has_signature=security_size > 0,
