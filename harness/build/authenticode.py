@@ -228,7 +228,7 @@ def verify_image(image: Image) -> SignatureInfo:
     if kind != _TYPE_PKCS_SIGNED_DATA or not _WIN_CERTIFICATE_HEADER.size <= length <= size:
         message = f"the certificate table holds no PKCS#7 signature (type {kind}, {length} bytes)"
         raise SignatureError(message)
-    if any(image.data[offset + size :]):
+    if any(image.data[offset + length :]):
         message = "there is data after the signature"
         raise SignatureError(message)
     from cryptography import x509
@@ -244,7 +244,10 @@ def verify_image(image: Image) -> SignatureInfo:
 
 
 def _verify_signed_data(image: Image, data: bytes) -> SignatureInfo:
-    outer, _ = der.read(data)
+    outer, rest = der.read(data)
+    if any(rest):
+        message = "there is hidden data behind the signature in the certificate table"
+        raise SignatureError(message)
     kind, wrapped = outer.expect(der.SEQUENCE, "ContentInfo").children()[:2]
     if kind.encoding != der.object_identifier(_SIGNED_DATA):
         message = "the signature is not a PKCS#7 SignedData"

@@ -122,7 +122,10 @@ def find_driver(name: str) -> DriverSources:
         ConfigurationError: there is no such driver, or the file describes several (append ``:name`` to choose).
         InputError: the description file is malformed.
     """
-    path, _, chosen = name.partition(":")
+    # The name of a driver holds no colon, but the path of a file on Windows may.
+    path, colon, chosen = name.rpartition(":")
+    if not colon or not (path.endswith(".toml") or Path(path).is_dir()):
+        path, chosen = name, ""
     if path.endswith(".toml") or Path(path).is_dir():
         drivers = load_descriptions(Path(path))
         if chosen in drivers:

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from harness.build.pe import without_dwarf
+from harness.build.dwarf import without_dwarf
 from harness.build.toolchain import LinkOutputs
 from harness.errors import BuildError, ConfigurationError
 

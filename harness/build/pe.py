@@ -1,4 +1,4 @@
-"""Reads and edits PE32+ images: headers, sections, imports, debug references, checksum.
+"""Reads PE32+ images: headers, sections, imports, debug references, checksum.
 
 The layout is that of the Microsoft "PE Format" specification and of winnt.h. Everything read from a file is bounded
 before it is used, so a malformed file ends in an `ImageError` that says what is wrong and at which offset.
@@ -48,7 +48,7 @@ LOAD_CONFIG_SECURITY_COOKIE_OFFSET: Final = 88
 
 _FILE_HEADER_SIZE: Final = 20
 _OPTIONAL_HEADER_FIXED_SIZE: Final = 112
-_SECTION_HEADER_SIZE: Final = 40
+SECTION_HEADER_SIZE: Final = 40
 _CHECKSUM_FIELD: Final = 64
 _DIRECTORY_ENTRY_SIZE: Final = 8
 _MAXIMUM_SECTIONS: Final = 96
@@ -344,7 +344,7 @@ def parse(data: bytes) -> Image:
         message = f"the headers claim 0x{size_of_headers:X} bytes of a file of 0x{len(data):X}"
         raise ImageError(message)
     table = optional + optional_size
-    if table + count * _SECTION_HEADER_SIZE > len(data):
+    if table + count * SECTION_HEADER_SIZE > len(data):
         message = f"the section table at offset 0x{table:X} is truncated"
         raise ImageError(message)
     return Image(
@@ -405,7 +405,7 @@ def _string_table(data: bytes, header: int) -> bytes:
 def _sections(data: bytes, table: int, count: int, strings: bytes) -> tuple[Section, ...]:
     sections = []
     for index in range(count):
-        position = table + index * _SECTION_HEADER_SIZE
+        position = table + index * SECTION_HEADER_SIZE
         raw_name, *fields = struct.unpack_from("<8s4I12xI", data, position)
         virtual_size, rva, raw_size, raw_offset, characteristics = fields
         if raw_size and raw_offset + raw_size > len(data):
@@ -422,37 +422,3 @@ def _section_name(raw: bytes, strings: bytes) -> str:
     if name[:1] == b"/" and name[1:].isdigit() and int(name[1:]) < len(strings):
         name = strings[int(name[1:]) :].split(b"\0")[0]
     return name.decode("ascii", "backslashreplace")
-
-
-def without_dwarf(data: bytes) -> bytes:
-    """The image as it would have been linked without DWARF: every address, and all other content, stays.
-
-    lld-link keeps DWARF of the GNU target in sections at the end of the image. Removing their headers and data, the
-    COFF string table that names them included, leaves the image that ships; the complete one is its twin for source
-    lines.
-
-    Raises:
-        ImageError: not an image, or its DWARF sections are not the last ones.
-    """
-    image = parse(data)
-    kept = [s for s in image.sections if not s.name.startswith(".debug_")]
-    if kept != list(image.sections[: len(kept)]) or not kept:
-        message = "the DWARF sections are not the last sections of the image"
-        raise ImageError(message)
-    removed = image.sections[len(kept) :]
-    end = max(s.raw_offset + s.raw_size for s in kept)
-    if removed and min(s.raw_offset for s in removed) < end:
-        message = "the DWARF sections are not the last data of the image"
-        raise ImageError(message)
-    edited = bytearray(data[:end])
-    last = max(kept, key=lambda s: s.rva)
-    alignment = image.section_alignment
-    size_of_image = (last.rva + last.virtual_size + alignment - 1) // alignment * alignment
-    initialised = struct.unpack_from("<I", data, image.optional_header_offset + 8)[0] - sum(s.raw_size for s in removed)
-    struct.pack_into("<H", edited, image.header_offset + 6, len(kept))
-    struct.pack_into("<II", edited, image.header_offset + 12, 0, 0)
-    struct.pack_into("<I", edited, image.optional_header_offset + 8, initialised)
-    struct.pack_into("<I", edited, image.optional_header_offset + 56, size_of_image)
-    headers = image.section_table_offset + len(kept) * _SECTION_HEADER_SIZE
-    edited[headers : headers + len(removed) * _SECTION_HEADER_SIZE] = bytes(len(removed) * _SECTION_HEADER_SIZE)
-    return with_checksum(bytes(edited))

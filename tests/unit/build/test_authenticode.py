@@ -79,6 +79,17 @@ def test_data_after_the_signature_is_refused(minimal):
         verify_image(pe.parse(minimal.image.read_bytes() + b"extra"))
 
 
+def test_data_hidden_behind_the_signature_is_refused(minimal):
+    image = pe.load(minimal.image)
+    offset, size = image.certificate_table
+    data = bytearray(image.data + b"payload!")
+    struct.pack_into("<I", data, offset, size + 8)
+    struct.pack_into("<II", data, image.directory_offset(pe.DIRECTORY_SECURITY), offset, size + 8)
+
+    with pytest.raises(SignatureError, match="hidden data"):
+        verify_image(pe.parse(bytes(data)))
+
+
 def test_a_signature_made_with_another_key_is_refused(minimal, identity, tmp_path):
     """The certificate of one identity with the key of another never makes it into an image."""
     other = ensure_identity(tmp_path / "signing")

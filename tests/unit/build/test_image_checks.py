@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from harness.build import find_driver, pe
 from harness.build.authenticode import sign, verify
+from harness.build.dwarf import without_dwarf
 from harness.build.exports import base_exports, first_build
 from harness.build.image_checks import Severity, check_image, check_reproducible
 from harness.build.llvm_mingw import LlvmMingw
@@ -263,7 +264,7 @@ def test_dwarf_that_is_not_at_the_end_is_not_removed(minimal):
     data[position : position + 8] = b".extra\0\0"
 
     with pytest.raises(ImageError, match="not the last"):
-        pe.without_dwarf(bytes(data))
+        without_dwarf(bytes(data))
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
