@@ -58,7 +58,7 @@ EXPORT int isprint(int unit)
 }
 
 /* Every function exists for bytes and for UTF-16 units: T is the element, U the unsigned unit that is compared. */
-#define DEFINE(T, U, LENGTH, CPY, CAT, NCPY, NCAT, CMP, NCMP, ICMP, NICMP, CHR, RCHR, STR, SPN, CSPN, NLEN, LWR, UPR)  \
+#define DEFINE(T, U, LENGTH, CPY, CAT, NCPY, NCAT, CMP, NCMP, ICMP, NICMP, CHR, RCHR, STR, SPN, NLEN, LWR, UPR)       \
     EXPORT size_t LENGTH(const T *text)                                                                               \
     {                                                                                                                 \
         size_t length = 0;                                                                                            \
@@ -167,13 +167,6 @@ EXPORT int isprint(int unit)
             length++;                                                                                                 \
         return length;                                                                                                \
     }                                                                                                                 \
-    EXPORT size_t CSPN(const T *text, const T *set)                                                                   \
-    {                                                                                                                 \
-        size_t length = 0;                                                                                            \
-        while (text[length] && !CHR(set, text[length]))                                                               \
-            length++;                                                                                                 \
-        return length;                                                                                                \
-    }                                                                                                                 \
     EXPORT T *LWR(T *text)                                                                                            \
     {                                                                                                                 \
         for (T *at = text; *at; at++)                                                                                 \
@@ -188,9 +181,18 @@ EXPORT int isprint(int unit)
     }
 
 DEFINE(char, uint8_t, strlen, strcpy, strcat, strncpy, strncat, strcmp, strncmp, _stricmp, _strnicmp, strchr, strrchr,
-       strstr, strspn, strcspn, strnlen, _strlwr, _strupr)
+       strstr, strspn, strnlen, _strlwr, _strupr)
 DEFINE(WCHAR, WCHAR, wcslen, wcscpy, wcscat, wcsncpy, wcsncat, wcscmp, wcsncmp, _wcsicmp, _wcsnicmp, wcschr, wcsrchr,
-       wcsstr, wcsspn, wcscspn, wcsnlen, _wcslwr, _wcsupr)
+       wcsstr, wcsspn, wcsnlen, _wcslwr, _wcsupr)
+
+EXPORT size_t wcscspn(const WCHAR *text, const WCHAR *set)
+{
+    size_t length = 0;
+
+    while (text[length] && !wcschr(set, text[length]))
+        length++;
+    return length;
+}
 
 static int32_t to_long(const char *text)
 {

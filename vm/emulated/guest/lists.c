@@ -90,29 +90,19 @@ EXPORT void InitializeSListHead(SLIST_HEADER *head)
     head->parts.next = 0;
 }
 
-EXPORT void RtlInitializeSListHead(SLIST_HEADER *head)
-{
-    InitializeSListHead(head);
-}
-
 EXPORT uint16_t ExQueryDepthSList(const SLIST_HEADER *head)
 {
     return head->Depth;
 }
 
-EXPORT uint16_t RtlQueryDepthSList(const SLIST_HEADER *head)
-{
-    return head->Depth;
-}
-
-EXPORT SLIST_ENTRY *RtlFirstEntrySList(const SLIST_HEADER *head)
+static SLIST_ENTRY *first_entry(const SLIST_HEADER *head)
 {
     return (SLIST_ENTRY *)(head->parts.next & NEXT_MASK);
 }
 
 EXPORT SLIST_ENTRY *ExpInterlockedPushEntrySList(SLIST_HEADER *head, SLIST_ENTRY *entry)
 {
-    SLIST_ENTRY *first = RtlFirstEntrySList(head);
+    SLIST_ENTRY *first = first_entry(head);
     uint64_t counts = head->parts.depth_and_sequence;
 
     entry->Next = first;
@@ -121,14 +111,9 @@ EXPORT SLIST_ENTRY *ExpInterlockedPushEntrySList(SLIST_HEADER *head, SLIST_ENTRY
     return first;
 }
 
-EXPORT SLIST_ENTRY *RtlInterlockedPushEntrySList(SLIST_HEADER *head, SLIST_ENTRY *entry)
-{
-    return ExpInterlockedPushEntrySList(head, entry);
-}
-
 EXPORT SLIST_ENTRY *ExpInterlockedPopEntrySList(SLIST_HEADER *head)
 {
-    SLIST_ENTRY *first = RtlFirstEntrySList(head);
+    SLIST_ENTRY *first = first_entry(head);
     uint64_t counts = head->parts.depth_and_sequence;
 
     if (!first)
@@ -138,21 +123,29 @@ EXPORT SLIST_ENTRY *ExpInterlockedPopEntrySList(SLIST_HEADER *head)
     return first;
 }
 
-EXPORT SLIST_ENTRY *RtlInterlockedPopEntrySList(SLIST_HEADER *head)
-{
-    return ExpInterlockedPopEntrySList(head);
-}
-
 EXPORT SLIST_ENTRY *ExpInterlockedFlushSList(SLIST_HEADER *head)
 {
-    SLIST_ENTRY *first = RtlFirstEntrySList(head);
+    SLIST_ENTRY *first = first_entry(head);
 
     head->parts.next = 0;
     head->parts.depth_and_sequence &= ~(uint64_t)DEPTH_MASK;
     return first;
 }
 
-EXPORT SLIST_ENTRY *RtlInterlockedFlushSList(SLIST_HEADER *head)
+EXPORT uint32_t ExInterlockedAddUlong(uint32_t *addend, uint32_t increment, uint64_t *lock)
 {
-    return ExpInterlockedFlushSList(head);
+    uint32_t old = *addend;
+
+    (void)lock;
+    *addend = old + increment;
+    return old;
+}
+
+EXPORT int64_t ExInterlockedAddLargeInteger(int64_t *addend, int64_t increment, uint64_t *lock)
+{
+    int64_t old = *addend;
+
+    (void)lock;
+    *addend = (int64_t)((uint64_t)old + (uint64_t)increment);
+    return old;
 }
