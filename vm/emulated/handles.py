@@ -159,10 +159,10 @@ class Handles:
     def _drop(self, entry: HandleEntry) -> None:
         record = self._objects.record(entry.body)
         record.handles -= 1
-        record.pins += 1  # the handle's reference is the kernel's until it is dropped below
+        record.pins += 1  # the handle's reference is the kernel's own while a driver's cleanup routine runs
         if record.handles == 0:
             self._objects.last_handle_closed(record)
-        self._objects.dereference(entry.body)
+        self._objects.unpin(record)
 
     def _table(self, key: int) -> HandleTable:
         tables = self._objects.state.tables

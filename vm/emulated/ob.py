@@ -22,6 +22,7 @@ from vm.emulated.ntstatus import (
     NtStatusError,
 )
 from vm.emulated.object_types import OBJECT_TYPES
+from vm.emulated.upcase import upcase as upcase_units
 
 if TYPE_CHECKING:
     from vm.emulated.kernel import Kernel
@@ -36,10 +37,8 @@ PARSES_REMAINDER = frozenset({"Device"})
 
 
 def upcase(text: str) -> str:
-    """Text as the namespace compares it: upper case unit by unit, never changing the length."""
-    if text.isascii():
-        return text.upper()
-    return "".join(upper if len(upper := unit.upper()) == 1 else unit for unit in text)
+    """Text as the namespace compares it, without case."""
+    return text.upper() if text.isascii() else upcase_units(text)
 
 
 @dataclass(slots=True)
@@ -210,6 +209,13 @@ class ObjectManager:
     def give_to_driver(self, body: int) -> None:
         """Turn one of the kernel's own references into one that a driver has to drop."""
         self.record(body).pins -= 1
+
+    def unpin(self, record: ObjectRecord) -> None:
+        """Drop one of the kernel's own references."""
+        record.pins -= 1
+        record.references -= 1
+        if record.references == 0:
+            self._delete(record)
 
     def make_temporary(self, body: int) -> None:
         """ObMakeTemporaryObject: the name goes as soon as no handle is open."""
