@@ -7,8 +7,8 @@ Under the build directory:
     requests/        for each thing asked for, the files it depended on and the image that came of it
     signing/         the test certificate
 
-Everything appears by an atomic rename, so any number of processes may build at once. The directory may be deleted at
-any time.
+Everything appears by an atomic rename, so any number of processes may build at once. What was not used for two weeks
+is deleted; all of it may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from harness.build.description import DriverSources, find_driver
 from harness.build.files import digest_of, exclusive, sha256_file, write_atomically
 from harness.build.layout import build_directory
 from harness.build.llvm_mingw import LlvmMingw
+from harness.build.prune import mark_used, prune
 from harness.errors import BuildError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -218,7 +219,12 @@ class _Build:
         except (OSError, ValueError, KeyError, TypeError):
             # A manifest that cannot be read is as good as none: the build that follows replaces it.
             return None
-        return outputs[0][0] if all(i.is_current() for i in inputs) else None
+        if not all(i.is_current() for i in inputs):
+            return None
+        image: Path = outputs[0][0]
+        for path in (self._manifest, image.parent):
+            mark_used(path)
+        return image
 
     def _make(self) -> tuple[Path, bool]:
         started_ns = time.time_ns()
@@ -236,6 +242,8 @@ class _Build:
         if linked:
             shutil.rmtree(directory, ignore_errors=True)
             self._link(objects, directory)
+            prune(self._base)
+        mark_used(directory)
         inputs = {i.path: i for o in objects for i in o.inputs}
         # A file saved while it was being compiled must be looked at again next time.
         if all(i.modified_ns < started_ns for i in inputs.values()):
@@ -281,6 +289,7 @@ class _Build:
         target = record.with_suffix(".obj")
         if [h.sha256 for h in headers] != [digest for _, digest in names] or not target.is_file():
             return None
+        mark_used(record.parent)
         return _Object(target, _object_key_of(own, record), (own, *headers), compiled=False)
 
     def _portable(self, path: Path) -> str:

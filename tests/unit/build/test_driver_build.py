@@ -398,3 +398,19 @@ def test_source_lines_name_the_label_whatever_the_directory(tree, build_root):
     assert b"\0drivers\0" in content, "the label is the description's own directory, not the copy's"
     assert b"minimal.c\0" in content
     assert str(tree).encode() not in content
+
+
+def test_what_was_not_used_lately_is_deleted_and_the_rest_kept(tree, tmp_path):
+    base = tmp_path / "build"
+    forgotten = build_driver(MINIMAL, source_root=tree, build_root=base, defines=["OLD"])
+    used = build_driver(MINIMAL, source_root=tree, build_root=base)
+    for path in (*base.glob("images/*/*"), *base.glob("objects/*"), *base.glob("requests/*")):
+        os.utime(path, ns=(1, 1))
+
+    build_driver(MINIMAL, source_root=tree, build_root=base)
+    build_driver(MINIMAL, source_root=tree, build_root=base, defines=["NEW"])
+
+    assert not forgotten.image.exists()
+    assert used.image.exists()
+    assert forgotten.certificate.exists()
+    assert build_driver(MINIMAL, source_root=tree, build_root=base, defines=["OLD"]).image == forgotten.image
