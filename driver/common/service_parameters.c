@@ -20,7 +20,8 @@ static NTSTATUS OpenKey(_In_opt_ HANDLE Root, _In_ PCUNICODE_STRING Name, _Out_ 
 {
     OBJECT_ATTRIBUTES attributes;
 
-    InitializeObjectAttributes(&attributes, (PUNICODE_STRING)Name, OBJ_CASE_INSENSITIVE | OBJ_KERNEL_HANDLE, Root, NULL);
+    InitializeObjectAttributes(&attributes, (PUNICODE_STRING)Name, OBJ_CASE_INSENSITIVE | OBJ_KERNEL_HANDLE, Root,
+                               NULL);
     return ZwOpenKey(Key, KEY_READ, &attributes);
 }
 

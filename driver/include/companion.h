@@ -1,5 +1,6 @@
 /*
- * companion.h - the public interface of the companion driver, which conformance tests load beside the driver under test.
+ * companion.h - the public interface of the companion driver, which conformance tests load beside the driver under
+ * test.
  *
  * It takes notify slots, denies creations with any status, and counts its calls. Written like procnotify.h: fixed-width
  * integers, natural alignment, no pointers, readable by the driver, by user-mode programs and by Python.
@@ -24,14 +25,14 @@
  *             Nothing is registered when Slots is 0.
  * Api         REG_DWORD, default COMPANION_API_EX: COMPANION_API_*. Another value fails the load with
  *             STATUS_INVALID_PARAMETER_1.
- * DenySuffix  REG_SZ, at most COMPANION_MAXIMUM_SUFFIX units, default none: the first routine sets DenyStatus for images
- *             whose name ends with it, ASCII letters compared without case. The legacy API cannot deny.
+ * DenySuffix  REG_SZ, at most COMPANION_MAXIMUM_SUFFIX units, default none: the first routine sets DenyStatus for
+ *             images whose name ends with it, ASCII letters compared without case. The legacy API cannot deny.
  * DenyStatus  REG_DWORD, default STATUS_ACCESS_DENIED: any NTSTATUS, also one that does not deny.
- * FailEntry   REG_DWORD, default 0: a failure status, with which the load ends after everything was registered and removed
- *             again. A success status has no effect.
+ * FailEntry   REG_DWORD, default 0: a failure status, with which the load ends after everything was registered and
+ *             removed again. A success status has no effect.
  *
- * Values above their maximum are replaced by it. When a registration fails, the load fails with its status, after what was
- * registered before is removed.
+ * Values above their maximum are replaced by it. When a registration fails, the load fails with its status, after
+ * what was registered before is removed.
  */
 #define COMPANION_PARAMETER_SLOTS "Slots"
 #define COMPANION_PARAMETER_DUPLICATE "Duplicate"

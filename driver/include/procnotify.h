@@ -75,11 +75,11 @@ typedef struct _PROCNOTIFY_VERSION {
  *   SUFFIX   the name ends with the pattern and either equals it or has a backslash right before it, so that
  *            `tool.exe` matches `C:\x\tool.exe` and not `C:\x\mytool.exe`.
  *
- * Status must be a failure (negative); 0 stands for STATUS_ACCESS_DENIED. A set is refused whole, and the old set stays,
- * with STATUS_INVALID_PARAMETER when any length, count, kind, status or padding is off (padding and Reserved must be
- * zero; patterns are non-empty, an even number of bytes, at most PROCNOTIFY_MAXIMUM_PATTERN_BYTES), with
- * STATUS_REVISION_MISMATCH when AbiVersion differs, and with STATUS_INSUFFICIENT_RESOURCES when memory is short.
- * An empty set (Count 0) removes all rules. GET_RULES answers STATUS_BUFFER_TOO_SMALL when the set does not fit;
+ * Status must be a failure (negative); 0 stands for STATUS_ACCESS_DENIED. A set is refused whole, and the old set
+ * stays, with STATUS_INVALID_PARAMETER when any length, count, kind, status or padding is off (padding and Reserved
+ * must be zero; patterns are non-empty, an even number of bytes, at most PROCNOTIFY_MAXIMUM_PATTERN_BYTES), with
+ * STATUS_REVISION_MISMATCH when AbiVersion differs, and with STATUS_INSUFFICIENT_RESOURCES when memory is short. An
+ * empty set (Count 0) removes all rules. GET_RULES answers STATUS_BUFFER_TOO_SMALL when the set does not fit;
  * PROCNOTIFY_STATISTICS.RulesSize says what does.
  */
 #define PROCNOTIFY_MAXIMUM_RULES 1024
@@ -146,9 +146,9 @@ typedef struct _PROCNOTIFY_READ {
 
 /*
  * Every notification, delivered or dropped, takes one sequence number, in the order of the callbacks. Records come in
- * sequence order. A notification is dropped when its record, together with the gap record that has to come before it if
- * the one before was dropped too, does not fit in the budget beside the queued bytes. A loss with nothing queued after it
- * is told by a gap record that takes no queue memory, once everything before it is read.
+ * sequence order. A notification is dropped when its record, together with the gap record that has to come before it
+ * if the one before was dropped too, does not fit in the budget beside the queued bytes. A loss with nothing queued
+ * after it is told by a gap record that takes no queue memory, once everything before it is read.
  */
 typedef struct _PROCNOTIFY_RECORD {
     uint32_t Size;     /* bytes of the whole record, a multiple of 8; padding is zero */

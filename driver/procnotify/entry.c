@@ -1,8 +1,8 @@
 /*
  * entry.c - loading and unloading.
  *
- * The notify routine is registered last, when all it needs is there, and removed first; the removal waits for calls under
- * way. Everything between is undone in reverse order of its making, on failure and at unload alike.
+ * The notify routine is registered last, when all it needs is there, and removed first; the removal waits for calls
+ * under way. Everything between is undone in reverse order of its making, on failure and at unload alike.
  */
 #include "procnotify_internal.h"
 #include "service_parameters.h"

@@ -3,9 +3,9 @@
  *
  * One preallocated byte ring in nonpaged memory. Records have a variable length, always a multiple of 8, and may
  * continue at the start of the ring. A record is written in three steps so that no pageable text is ever touched with
- * the lock held: its space and sequence number are reserved under the lock, its bytes are copied without the lock, and
- * it is committed by one interlocked store of its first eight bytes. A reader stops at the first record that is reserved
- * and not yet committed, so records come out in sequence order.
+ * the lock held: its space and sequence number are reserved under the lock, its bytes are copied without the lock,
+ * and it is committed by one interlocked store of its first eight bytes. A reader stops at the first record that is
+ * reserved and not yet committed, so records come out in sequence order.
  *
  * What does not fit is lost and counted in `Lost`, which becomes a gap record in front of the next record that fits, or
  * goes to the reader directly once the ring is empty.

@@ -1,12 +1,13 @@
 /*
  * read.c - the one consumer and its reads that wait for a record.
  *
- * Waiting reads are on a cancel-safe queue. Three parties may complete one: the notify routine that brought a record, the
- * canceller, and the cleanup of its handle; whoever removes it from the queue completes it.
+ * Waiting reads are on a cancel-safe queue. Three parties may complete one: the notify routine that brought a record,
+ * the canceller, and the cleanup of its handle; whoever removes it from the queue completes it.
  *
- * No record may sit in the queue while a read waits. A reader enters the queue of IRPs and then looks at the records; a
- * notify routine commits its record and then looks at the IRPs; both steps have a full barrier between them. Whoever finds
- * both drains under DrainLock. A notify routine never blocks on that lock: the holder looks again after letting it go.
+ * No record may sit in the queue while a read waits. A reader enters the queue of IRPs and then looks at the records;
+ * a notify routine commits its record and then looks at the IRPs; both steps have a full barrier between them.
+ * Whoever finds both drains under DrainLock. A notify routine never blocks on that lock: the holder looks again after
+ * letting it go.
  */
 #include "procnotify_internal.h"
 

@@ -1,10 +1,10 @@
 /*
  * rules.c - immutable rule sets: validation, replacement and lookup (see rules.h).
  *
- * Every pattern is upcased once and entered in one hash table by a hash of its text and kind. An image name is upcased
- * and hashed unit by unit: forward for exact and subtree rules, probing at each backslash and at the end; backward for
- * suffix rules, probing at each component boundary. The cost of a lookup depends on the name's length, not on the number
- * of rules.
+ * Every pattern is upcased once and entered in one hash table by a hash of its text and kind. An image name is
+ * upcased and hashed unit by unit: forward for exact and subtree rules, probing at each backslash and at the end;
+ * backward for suffix rules, probing at each component boundary. The cost of a lookup depends on the name's length,
+ * not on the number of rules.
  */
 #include "rules.h"
 
@@ -36,7 +36,8 @@ struct _PN_RULE_SET {
 };
 
 C_ASSERT(PROCNOTIFY_MAXIMUM_RULES < PN_NO_RULE);
-C_ASSERT(PROCNOTIFY_MAXIMUM_RULES * (ULONG64)(sizeof(PROCNOTIFY_RULE) + PROCNOTIFY_MAXIMUM_PATTERN_BYTES + 8) < MAXULONG / 4);
+/* The sum of all lengths in the largest set fits in 32 bits. */
+C_ASSERT(PROCNOTIFY_MAXIMUM_RULES * (sizeof(PROCNOTIFY_RULE) + PROCNOTIFY_MAXIMUM_PATTERN_BYTES + 8ull) < MAXULONG / 4);
 
 _IRQL_requires_(PASSIVE_LEVEL)
 static __inline WCHAR PnUpcase(_In_ WCHAR Unit)
@@ -236,7 +237,8 @@ static VOID PnRuleSetAdd(_Inout_ PPN_RULE_SET Set, _In_ USHORT Index, _In_ const
 
 /* Make a set of at least one rule from a buffer that has been validated. */
 _IRQL_requires_(PASSIVE_LEVEL)
-static NTSTATUS PnRuleSetCreate(_In_ const PROCNOTIFY_RULES *Header, _In_ ULONG PatternBytes, _Out_ PPN_RULE_SET *Result)
+static NTSTATUS PnRuleSetCreate(_In_ const PROCNOTIFY_RULES *Header, _In_ ULONG PatternBytes,
+                                _Out_ PPN_RULE_SET *Result)
 {
     const UCHAR *source = (const UCHAR *)(Header + 1);
     PPN_RULE_SET set;

@@ -2,10 +2,10 @@
  * rules.h - which creations are denied.
  *
  * A rule set is immutable. The notify routine takes a reference to the current one without a lock and without a call
- * out of the driver: pointer and number of references taken are one 16-byte value that changes by compare and exchange.
- * Replacing the set moves that number into the old set's own balance, from which each release subtracts; whoever brings
- * the balance to zero frees the set. Before its replacement a set's balance is zero or negative after any release, so it
- * cannot be freed while it is current.
+ * out of the driver: pointer and number of references taken are one 16-byte value that changes by compare and
+ * exchange. Replacing the set moves that number into the old set's own balance, from which each release subtracts;
+ * whoever brings the balance to zero frees the set. Before its replacement a set's balance is zero or negative after
+ * any release, so it cannot be freed while it is current.
  */
 #ifndef PROCNOTIFY_RULES_H
 #define PROCNOTIFY_RULES_H

@@ -30,7 +30,8 @@ static VOID OnProcessNotify(PEPROCESS Process, HANDLE ProcessId, PPS_CREATE_NOTI
     }
     tail.Length = blocked.Length;
     tail.MaximumLength = blocked.Length;
-    tail.Buffer = CreateInfo->ImageFileName->Buffer + (CreateInfo->ImageFileName->Length - blocked.Length) / sizeof(WCHAR);
+    tail.Buffer = CreateInfo->ImageFileName->Buffer;
+    tail.Buffer += (CreateInfo->ImageFileName->Length - blocked.Length) / sizeof(WCHAR);
     if (RtlEqualUnicodeString(&tail, &blocked, TRUE)) {
         DbgPrint("blocked process %lu\n", HandleToULong(ProcessId));
         CreateInfo->CreationStatus = STATUS_ACCESS_DENIED;

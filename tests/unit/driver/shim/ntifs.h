@@ -1,8 +1,8 @@
 /*
  * ntifs.h - just enough of the kernel's interface to run the driver's queue and rules as an ordinary library.
  *
- * Compiled for the host by test_queue.py and test_rules.py; shim.c implements what is declared here and lets a test look
- * in: it can run code of its own in the middle of a copy, and it counts pool blocks and held locks.
+ * Compiled for the host by test_queue.py and test_rules.py; shim.c implements what is declared here and lets a test
+ * look in: it can run code of its own in the middle of a copy, and it counts pool blocks and held locks.
  */
 #ifndef SHIM_NTIFS_H
 #define SHIM_NTIFS_H
