@@ -171,6 +171,8 @@ def _values(node: Node, kind: type[Any]) -> dict[str, Any]:
             optional = annotation.endswith(" | None")
             if optional and child.value is None:
                 values[field.name] = None
+            elif field.name == "time":
+                values[field.name] = child.integer(-(1 << 63), (1 << 63) - 1)
             else:
                 values[field.name] = _BY_ANNOTATION[annotation.removesuffix(" | None")](child)
     return values

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness import cli
+from harness.capture_json import write_capture
+from harness.commands import _machine
+from harness.exit_codes import ExitCode
+from harness.runner import run_scenario
+from harness.scenario_json import dump_scenario
+from tests.unit.harness.fake_machine import FakeMachine
+from tests.unit.harness.histories_data import histories_file
+from tests.unit.harness.test_model import EVERYTHING, IMAGE
+from vm.errors import MachineBroken, MachineConfigurationError, UnsupportedByMachine
+
+
+@pytest.fixture
+def files(tmp_path: Path):
+    (tmp_path / "scenario.json").write_text(dump_scenario(EVERYTHING))
+    for fault in ("none", "parent"):
+        with (tmp_path / f"{fault}.jsonl").open("w") as stream:
+            write_capture(run_scenario(EVERYTHING, FakeMachine(fault), image=IMAGE), stream)
+    return tmp_path
+
+
+@pytest.fixture
+def machine_of(monkeypatch):
+    """Commands get this machine, and an image that nobody builds."""
+
+    def give(machine: FakeMachine | Exception):
+        def open_machine(arguments):
+            from contextlib import contextmanager
+
+            @contextmanager
+            def opened():
+                if isinstance(machine, Exception):
+                    raise machine
+                yield machine
+
+            return opened()
+
+        monkeypatch.setattr(_machine, "open_machine", open_machine)
+        monkeypatch.setattr(_machine, "driver_image", lambda arguments: IMAGE)
+
+    return give
+
+
+def test_a_good_capture_passes(files, capsys):
+    assert cli.main(["check", str(files / "scenario.json"), str(files / "none.jsonl")]) == ExitCode.PASSED
+    assert capsys.readouterr().out.startswith("everything: passed (")
+
+
+def test_a_bad_capture_fails_and_says_why(files, capsys):
+    assert cli.main(["check", str(files / "parent.jsonl")]) == ExitCode.DRIVER_FAILED
+    out = capsys.readouterr().out
+    assert "parent (step 3, a, notification 1): expected parent 1000; seen 1004" in out
+    assert "why: nt-process-notify.md section 2" in out
+
+
+def test_json_holds_the_verdict_under_stable_keys(files, capsys):
+    assert cli.main(["check", "--json", str(files / "parent.jsonl")]) == ExitCode.DRIVER_FAILED
+
+    document = json.loads(capsys.readouterr().out)
+    assert document["passed"] is False
+    assert document["verdicts"][0]["discrepancies"][0]["kind"] == "parent"
+    assert document["verdicts"][0]["statistics"]["launches"] == 13
+
+
+def test_histories_are_judged_one_by_one(capsys):
+    assert cli.main(["check", str(histories_file())]) == ExitCode.PASSED
+    assert "passed" in capsys.readouterr().out
+
+
+def test_a_scenario_runs_and_its_capture_can_be_judged_later(files, capsys, machine_of):
+    machine_of(FakeMachine("command"))
+    stored = files / "stored.jsonl"
+
+    assert cli.main(["run", str(files / "scenario.json"), "--capture", str(stored)]) == ExitCode.DRIVER_FAILED
+    ran = capsys.readouterr().out
+    assert cli.main(["check", str(files / "scenario.json"), str(stored)]) == ExitCode.DRIVER_FAILED
+    assert capsys.readouterr().out == ran
+
+
+def test_a_history_is_replayed(capsys, machine_of):
+    machine_of(FakeMachine())
+    first = json.loads(histories_file().read_text(encoding="utf-8").splitlines()[0])["id"]
+
+    assert cli.main(["replay", str(histories_file()), "--id", first]) == ExitCode.PASSED
+    assert capsys.readouterr().out.startswith(f"history {first}: passed")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["check", "nowhere.jsonl"], "nowhere.jsonl: cannot read it"),
+        (["check", "a", "b", "c"], "give at most two files"),
+        (["run", "nowhere.json"], "nowhere.json: cannot read it"),
+        (["replay", "{histories}", "--id", "nobody"], "no history nobody"),
+        (["check", "{scenario}", "{histories}"], "a recorded history has no scenario"),
+        (["check", "{scenario}"], "not JSON"),
+        (["check", "{empty}"], "the file is empty"),
+        (["check", "{binary}"], "not UTF-8"),
+        (["run", "{scenario}", "--driver", "nothing.sys"], "nothing.sys: no such file"),
+        (["run"], "the following arguments are required"),
+        (["fly"], "invalid choice"),
+        ([], "required"),
+    ],
+)
+def test_a_mistake_of_the_user_is_one_message_and_exit_code_2(files, capsys, arguments, message):
+    (files / "empty").write_text("\n\n")
+    (files / "binary").write_bytes(b"\xff\xfe\x00")
+    names = {"histories": histories_file(), "scenario": files / "scenario.json"}
+    names |= {"empty": files / "empty", "binary": files / "binary"}
+
+    assert cli.main([argument.format(**names) for argument in arguments]) == ExitCode.USER_ERROR
+
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "error, code",
+    [
+        (MachineBroken("no disk"), ExitCode.MACHINE_ERROR),
+        (UnsupportedByMachine("no clones"), ExitCode.MACHINE_ERROR),
+        (MachineConfigurationError("no such machine 'x'"), ExitCode.USER_ERROR),
+    ],
+)
+def test_an_error_of_the_machine_ends_with_the_code_of_its_owner(files, capsys, machine_of, error, code):
+    machine_of(error)
+
+    assert cli.main(["run", str(files / "scenario.json")]) == code
+    assert capsys.readouterr().err == f"ntproof: error: {error}\n"
+
+
+def test_help_names_the_exit_codes(capsys):
+    assert cli.main(["--help"]) == 0
+    assert "0 passed, 1 driver failed, 2 user error, 3 machine error" in " ".join(capsys.readouterr().out.split())
