@@ -18,6 +18,7 @@ def test_a_strict_program_includes_them(tmp_path: Path, driver: str, language: s
     suffix = ".c" if driver == "cc" else ".cpp"
     program = tmp_path / f"program{suffix}"
     program.write_text("".join(f'#include "{name}"\n' for name in order) + "int main(void) { return 0; }\n", "utf-8")
-    command = [sys.executable, "-m", "ziglang", driver, f"-std={language}", *STRICT, f"-I{INCLUDE}", "-c"]
-    result = subprocess.run([*command, str(program), "-o", str(tmp_path / "program.o")], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "ziglang", driver, f"-std={language}", *STRICT, f"-I{INCLUDE}"]
+    command += ["-c", str(program), "-o", str(tmp_path / "program.o")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
