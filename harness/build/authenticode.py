@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -237,7 +238,10 @@ def verify_image(image: Image) -> SignatureInfo:
     # Everything that a malformed structure or certificate leads to: missing members, unknown keys, odd extensions.
     malformed = (ValueError, IndexError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension)
     try:
-        return _verify_signed_data(image, image.data[offset + _WIN_CERTIFICATE_HEADER.size : offset + length])
+        with warnings.catch_warnings():
+            # cryptography warns of odd certificates; what matters here is whether the signature matches.
+            warnings.simplefilter("ignore")
+            return _verify_signed_data(image, image.data[offset + _WIN_CERTIFICATE_HEADER.size : offset + length])
     except malformed as error:
         message = f"the signature is malformed: {error}"
         raise SignatureError(message) from error

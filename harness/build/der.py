@@ -93,8 +93,9 @@ def octet_string(content: bytes) -> bytes:
 
 
 def integer(number: int) -> bytes:
-    """A non-negative INTEGER."""
-    return encode(INTEGER, number.to_bytes(number.bit_length() // 8 + 1, "big"))
+    """An INTEGER, in the fewest octets that hold it."""
+    magnitude = number if number >= 0 else ~number
+    return encode(INTEGER, number.to_bytes(magnitude.bit_length() // 8 + 1, "big", signed=True))
 
 
 def object_identifier(dotted: str) -> bytes:

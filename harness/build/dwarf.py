@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import struct
+from typing import Final
 
 from harness.build.pe import SECTION_HEADER_SIZE, parse, with_checksum
 from harness.errors import ImageError
+
+_LARGEST: Final = 0xFFFFFFFF
 
 
 def without_dwarf(data: bytes) -> bytes:
@@ -30,9 +33,12 @@ def without_dwarf(data: bytes) -> bytes:
         raise ImageError(message)
     edited = bytearray(data[:end])
     last = max(kept, key=lambda s: s.rva)
-    alignment = image.section_alignment
+    alignment = max(image.section_alignment, 1)
     size_of_image = (last.rva + last.virtual_size + alignment - 1) // alignment * alignment
     initialised = struct.unpack_from("<I", data, image.optional_header_offset + 8)[0] - sum(s.raw_size for s in removed)
+    if not 0 <= initialised <= _LARGEST or not 0 < size_of_image <= _LARGEST:
+        message = "the headers contradict the sections: the image would be larger than 4 GB, or smaller than nothing"
+        raise ImageError(message)
     struct.pack_into("<H", edited, image.header_offset + 6, len(kept))
     struct.pack_into("<II", edited, image.header_offset + 12, 0, 0)
     struct.pack_into("<I", edited, image.optional_header_offset + 8, initialised)
