@@ -64,6 +64,30 @@ def exact_fault_address(kernel: Kernel, rip: int, page_va: int, registers: Seque
     return page_va
 
 
+def touches(kernel: Kernel, rip: int, address: int, registers: Sequence[int]) -> bool:
+    """True when the instruction at `rip` may touch the byte at an address."""
+    instruction = instruction_at(kernel, rip)
+    if instruction is None:
+        return address == rip
+    return any(start <= address < start + max(size, 1) for start, size in _accesses(instruction, registers))
+
+
+def follows_call(kernel: Kernel, rip: int) -> bool:
+    """True when the bytes before `rip` are a call instruction, which makes `rip` look like a return address."""
+    try:
+        code = kernel.mem.read(rip - 7, 7)
+    except PageFault:
+        return False
+    # call rel32; call [rip+disp32]; call register; call [register+disp8] and [register+disp32]
+    return (
+        code[2] == 0xE8
+        or code[1:3] == b"\xff\x15"
+        or (code[5] == 0xFF and code[6] & 0xF8 in (0xD0, 0x10))
+        or (code[4] == 0xFF and code[5] & 0xF8 == 0x50)
+        or (code[1] == 0xFF and code[2] & 0xF8 == 0x90)
+    )
+
+
 def _accesses(instruction: Any, registers: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Addresses and sizes that an instruction may touch; not all of them need be touched."""
     for operand in instruction.operands:

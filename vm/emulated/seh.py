@@ -15,9 +15,11 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from unicorn.x86_const import UC_X86_REG_RSP
+
 from vm.emulated.bugcheck import BugcheckCode, fast_fail_name
 from vm.emulated.exports import APC_LEVEL, PASSIVE_LEVEL, ExportTable
-from vm.emulated.faults import STATUS_ACCESS_VIOLATION, Bugcheck, KernelEvent, NtException, PageFault
+from vm.emulated.faults import STATUS_ACCESS_VIOLATION, Bugcheck, KernelEvent, NtException, PageFault, Site
 from vm.emulated.layout import PAGE, USER_PROBE_ADDRESS
 from vm.emulated.memory import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE
 from vm.emulated.operands import exact_fault_address
@@ -83,7 +85,9 @@ _INVALID_ADDRESS: Final = (1 << 64) - 1
 _U32: Final = 0xFFFF_FFFF
 
 # Vectors (Intel 64 manual, volume 3) and the interrupts that Windows uses for itself.
-_FAST_FAIL, _ASSERTION, _DEBUG_SERVICE = 0x29, 0x2C, 0x2D
+_DOUBLE_FAULT, _FAST_FAIL, _ASSERTION, _DEBUG_SERVICE = 8, 0x29, 0x2C, 0x2D
+_INSTRUCTION_SIZE: Final = {3: 1, _FAST_FAIL: 2, _ASSERTION: 2, _DEBUG_SERVICE: 2}
+"""Of the instruction that raises a software interrupt: Windows reports its own address."""
 _VECTOR_STATUS: Final = {
     0: STATUS_INTEGER_DIVIDE_BY_ZERO,
     1: STATUS_SINGLE_STEP,
@@ -127,10 +131,8 @@ def dispatch(
         access, address = information
         if address >= _SYSTEM_HALF or (kernel.irql >= 2 and address < _USER_HALF_END):
             return None  # Windows stops at such a fault; no handler sees it ("Bug Check 0x50").
-        if address >= _USER_HALF_END:
-            information = (0, _INVALID_ADDRESS)  # Not canonical: the processor does not say what was touched.
-        else:
-            information = (access, address)
+        # Of an address that is not canonical the processor does not say what was touched.
+        information = (0, _INVALID_ADDRESS) if address >= _USER_HALF_END else (access, address)
     dispatcher = _Dispatcher(kernel, status, information, rip, registers)
     resume = dispatcher.search()
     if resume is not None and dispatcher.continued and status not in _CONTINUABLE:
@@ -167,7 +169,8 @@ class _Dispatcher:
 
     def _write_record(self, information: Sequence[int]) -> None:
         memory = self._kernel.mem
-        memory.fill(self._record, self._context_of_dispatcher + _DISPATCHER_SIZE + _POINTERS_SIZE - self._record)
+        # The cell at the top of the handlers' stack is zero, so that a stack walk ends there.
+        memory.fill(self._stack, self._context_of_dispatcher + _DISPATCHER_SIZE + _POINTERS_SIZE - self._stack)
         information = information[:_MAXIMUM_PARAMETERS]
         flags = 0 if self._status in _CONTINUABLE else EXCEPTION_NONCONTINUABLE
         memory.write(self._record, _RECORD.pack(self._status, flags, 0, self._rip, len(information)))
@@ -253,9 +256,7 @@ class _Dispatcher:
             ),
         )  # fmt: skip
         self._write_context(self._unwind_context, frame.caller, frame.caller_registers)
-        registers = list(frame.registers)
-        registers[RSP] = self._stack
-        kernel.cpu.set_registers(registers)
+        kernel.cpu.engine.write(UC_X86_REG_RSP, self._stack)
         disposition = kernel.call(
             frame.handler, self._record, frame.establisher, self._context, self._context_of_dispatcher
         )
@@ -359,17 +360,21 @@ def event_of_interrupt(_kernel: Kernel, vector: int, rip: int, registers: Sequen
 
     Args:
         vector: interrupt vector.
-        rip: the instruction pointer.
+        rip: the instruction pointer, behind the instruction for a software interrupt.
         registers: the 16 general registers.
     """
+    rip -= _INSTRUCTION_SIZE.get(vector, 0)
     if vector == _FAST_FAIL:
         code = registers[1] & _U32
-        return Bugcheck(
-            BugcheckCode.KERNEL_SECURITY_CHECK_FAILURE, code, 0, 0, 0,
-            reason=f"fast fail {code}: {fast_fail_name(code)}",
-        )  # fmt: skip
-    if vector == 8:
-        return Bugcheck(BugcheckCode.UNEXPECTED_KERNEL_MODE_TRAP, 8, reason="double fault")
+        bugcheck = Bugcheck(
+            BugcheckCode.KERNEL_SECURITY_CHECK_FAILURE, code, reason=f"fast fail {code}: {fast_fail_name(code)}"
+        )
+        bugcheck.site = Site(rip, tuple(registers))
+        return bugcheck
+    if vector == _DOUBLE_FAULT:
+        bugcheck = Bugcheck(BugcheckCode.UNEXPECTED_KERNEL_MODE_TRAP, _DOUBLE_FAULT, reason="double fault")
+        bugcheck.site = Site(rip, tuple(registers))
+        return bugcheck
     status = _VECTOR_STATUS.get(vector)
     if status is not None:
         return NtException(status, rip=rip)

@@ -6,7 +6,7 @@ Formats and rules: "x64 exception handling" (Microsoft Learn): UNWIND_INFO, unwi
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ def _frame_base(info: UnwindInfo, offset: int, state: list[int]) -> int:
 
 
 def _undo(kernel: Kernel, info: UnwindInfo, offset: int, base: int, state: list[int]) -> tuple[int, int] | None:
-    """Undo the prologue operations that were executed; returns what a machine frame says (rip, rsp), if there is one."""
+    """Undo the prologue operations that were executed; returns rip and rsp of a machine frame, if there is one."""
     memory = kernel.mem
     machine_frame = None
     for code in info.codes:
@@ -321,7 +321,9 @@ def _epilogue(mapped: bytes, rva: int, function: tuple[int, int, int]) -> _Epilo
             at += 2
         else:
             break
-    return _Epilogue(register, displacement, tuple(pops)) if _leaves(code, at, (function[0] - rva, function[1] - rva)) else None
+    if not _leaves(code, at, (function[0] - rva, function[1] - rva)):
+        return None
+    return _Epilogue(register, displacement, tuple(pops))
 
 
 def _leaves(code: bytes, at: int, function: tuple[int, int]) -> bool:
@@ -345,6 +347,4 @@ def _leave(kernel: Kernel, frame: Frame, epilogue: _Epilogue) -> Frame:
     for register in epilogue.pops:
         state[register] = _pop(kernel, state)
     caller = _pop(kernel, state)
-    return Frame(
-        frame.control, frame.registers, frame.image, frame.function, frame.registers[RSP], 0, 0, 0, caller, tuple(state)
-    )
+    return replace(frame, establisher=frame.registers[RSP], caller=caller, caller_registers=tuple(state))
