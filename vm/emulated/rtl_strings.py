@@ -37,6 +37,7 @@ _GUID = re.compile(r"\{[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\}")
 
 
 def units_of(data: bytes) -> tuple[int, ...]:
+    """UTF-16 units of little-endian bytes."""
     return struct.unpack(f"<{len(data) // 2}H", data)
 
 
@@ -47,6 +48,7 @@ def bytes_of(kernel: Kernel, string: int) -> bytes:
 
 
 def recase(kernel: Kernel, string: int, table: tuple[int, ...]) -> bytes:
+    """Contents of a counted string with each UTF-16 unit mapped through a table."""
     units = units_of(bytes_of(kernel, string))
     return struct.pack(f"<{len(units)}H", *(table[unit] for unit in units))
 
