@@ -6,19 +6,21 @@ a hang, a missing export, or `Parked` when the running thread waits and its call
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from vm.emulated import seh, stubs
+from vm.emulated import seh, special_instructions, stubs
 from vm.emulated.engine import FILL_FETCH, FILL_WRITE, RIP, RSP, Engine
 from vm.emulated.exports import Export, decode
 from vm.emulated.faults import STATUS_ACCESS_VIOLATION, Bugcheck, KernelEvent, NtException, PageFault, Site
-from vm.emulated.layout import PCR_IRQL, PCR_SLOW_IRQL, TRAP_PAGE
+from vm.emulated.layout import PCR, PCR_IRQL, PCR_SLOW_IRQL, TRAP_PAGE
 from vm.emulated.memory import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, EXECUTE, PAGEABLE, READ, WRITE
 
 if TYPE_CHECKING:
+    from vm.emulated.image import LoadedImage
     from vm.emulated.kernel import Kernel
     from vm.emulated.threads import WaitBlock
 
@@ -81,7 +83,7 @@ class Cpu:
         self._kernel = kernel
         self._memory = kernel.mem
         self._arena = kernel.mem.arena
-        self.stubs = stubs.Stubs(kernel.mem)
+        self.stubs = kernel.stubs
         self._page = kernel.mem.map(TRAP_PAGE, 0x1000, READ | WRITE)
         self.engine = Engine(
             kernel.mem, on_trap=self._on_trap, on_fill=self._on_fill, on_interrupt=self._on_interrupt
@@ -245,6 +247,10 @@ class Cpu:
             event = PageFault(exact, access, why)
         else:
             status, information = seh.STATUS_ILLEGAL_INSTRUCTION, ()
+        if isinstance(event, PageFault):
+            crash = self._kernel.kernel_fault(event.address, event.access, event.reason, site.rip)
+            if crash is not None:
+                raise self._at(crash, site)
         resume = seh.dispatch(self._kernel, status, information, site.rip, list(site.registers))
         if resume is None:
             raise self._at(
@@ -341,6 +347,21 @@ class Cpu:
         """rax of the guest function that returned last."""
         result: int = _U64.unpack_from(self._arena, self._page + stubs.CALL_RESULT)[0]
         return result
+
+    def initialise_registers(self) -> None:
+        """Registers of a processor at rest in kernel mode: gs points at the processor control region."""
+        self.engine.set_registers([0] * 16)
+        self.engine.set_gs_base(PCR)
+        self.engine.flush_tlb()
+
+    def hook_special_instructions(self, loaded: LoadedImage) -> None:
+        """Take over the instructions that the emulator gets wrong."""
+        for address, instruction in loaded.special_instructions():
+            self.engine.hook_code(address, functools.partial(special_instructions.emulate, self._kernel, address, instruction))
+
+    def close(self) -> None:
+        """Release the emulator."""
+        self.engine.close()
 
     def abandon(self) -> None:
         """Forget calls under way, after a crash or a restore."""

@@ -170,6 +170,10 @@ class Engine:
         """Set one register."""
         self._uc.reg_write(register, value)
 
+    def set_gs_base(self, address: int) -> None:
+        """Base of the gs segment."""
+        self._uc.reg_write(x86.UC_X86_REG_GS_BASE, address)
+
     def registers(self) -> list[int]:
         """The sixteen general registers, in GENERAL_REGISTERS' order."""
         return [self._uc.reg_read(register) for register in GENERAL_REGISTERS]

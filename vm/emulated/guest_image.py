@@ -7,12 +7,13 @@ guest code: it costs no trap, may be interrupted anywhere, and shows up in stack
 from __future__ import annotations
 
 import functools
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vm.emulated import image, upcase
 from vm.emulated.layout import GUEST_IMAGE
-from vm.emulated.toolchain import compiled
+from vm.emulated.toolchain import cache_directory, compiled, compiler_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +45,7 @@ def file(host_functions: frozenset[str]) -> Path:
     definition = "LIBRARY host.dll\nEXPORTS\n" + "".join(f"{name}\n" for name in sorted(host_functions))
     definition_file = _write_definition(definition)
     steps = [
-        (*_COMPILER, f"-I{_FOLDER}", str(source), "-o", "{tmp}/" + source.stem + ".obj") for source in sources
+        (*_COMPILER, f"-I{_FOLDER}", "-isystem", str(compiler_headers()), str(source), "-o", "{tmp}/" + source.stem + ".obj") for source in sources
     ]
     objects = ["{tmp}/" + source.stem + ".obj" for source in sources]
     steps += [
@@ -59,10 +60,6 @@ def file(host_functions: frozenset[str]) -> Path:
 
 def _write_definition(text: str) -> Path:
     """The import definition as a file whose name tells its content, so that parallel runs agree."""
-    import hashlib
-
-    from vm.emulated.toolchain import cache_directory
-
     path = cache_directory() / f"host-{hashlib.sha256(text.encode()).hexdigest()[:16]}.def"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

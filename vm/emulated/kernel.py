@@ -18,6 +18,7 @@ from vm.emulated.cpu import Cpu
 from vm.emulated.debug_log import DebugLog
 from vm.emulated.exports import ExportTable
 from vm.emulated.faults import Bugcheck
+from vm.emulated.files import Files
 from vm.emulated.heap import Heap
 from vm.emulated.io import IoManager
 from vm.emulated.layout import DRIVER_IMAGES, PCR, PCR_IRQL, PCR_PRCB, PCR_SELF, PCR_SIZE, PRCB
@@ -28,6 +29,8 @@ from vm.emulated.ob import ObjectManager
 from vm.emulated.pool import Pool
 from vm.emulated.ps import ProcessManager
 from vm.emulated.registry import Registry
+from vm.emulated.services import Services
+from vm.emulated.stubs import Stubs
 from vm.emulated.symbols import Symbols
 from vm.emulated.threads import Scheduler, Thread
 from vm.emulated.timers import Timers
@@ -106,7 +109,7 @@ class Kernel:
     Attributes:
         mem, heap, pool: guest memory, the kernel's own structures in it, and what drivers allocate.
         cpu: runs guest code.
-        ob, io, ps, notify, registry, threads, timers, locks, clock, debug: the parts of the same names.
+        ob, io, ps, notify, registry, threads, timers, locks, clock, debug, files, services: the parts of the same names.
         exports: everything that guest code can import from the host.
         current_mode: 0 while a call came from kernel mode, 1 while it came from user mode.
     """
@@ -115,6 +118,8 @@ class Kernel:
         self.options = options or KernelOptions()
         self.state = KernelState()
         self.mem = Memory()
+        self.stubs = Stubs(self.mem)
+        self._constant = self.mem.state.used
         self.pcr_offset = self.mem.map(PCR, PCR_SIZE, READ | WRITE)
         self._irql_at = self.pcr_offset + PCR_IRQL
         struct.pack_into("<QQ", self.mem.arena, self.pcr_offset + PCR_SELF, PCR, PCR + PRCB)
@@ -134,16 +139,21 @@ class Kernel:
         self.registry = Registry(self)
         self.ps = ProcessManager(self)
         self.notify = NotifyRoutines(self)
-        self.io = IoManager(self)
         self._stubs: dict[str, int] = {}
-        self._hooked: set[int] = set()
         self.guest = guest_image.load(self, self._resolve_for_guest)
-        self._parts: tuple[Part, ...] = (
+        self.io = IoManager(self)
+        self.files = Files(self)
+        self.services = Services(self)
+        self._parts: list[Part] = [
             self.heap, self.clock, self.debug, self.pool, self.threads, self.timers, self.locks, self.ob,
-            self.registry, self.ps, self.notify, self.io,
-        )  # fmt: skip
+            self.registry, self.ps, self.notify, self.io, self.files, self.services,
+        ]  # fmt: skip
         self.cpu.initialise_registers()
         self.threads.enter_foreground()
+
+    def add_part(self, part: Part) -> None:
+        """Have checkpoints keep one more part's state."""
+        self._parts.append(part)
 
     # The processor control region
 
@@ -337,14 +347,14 @@ class Kernel:
         buffer = io.BytesIO()
         pickler = _Pickler(buffer)
         pickler.dump((self.state, self.mem.state, [part.state for part in self._parts]))
-        return KernelCheckpoint(
-            self.mem.arena[: self.mem.state.used], buffer.getvalue(), tuple(pickler.shared)
-        )
+        # The stubs only ever grow, also between a checkpoint and its restoration, so they are left alone.
+        arena = self.mem.arena[self._constant : self.mem.state.used]
+        return KernelCheckpoint(arena, buffer.getvalue(), tuple(pickler.shared))
 
     def restore(self, checkpoint: KernelCheckpoint) -> None:
         """Go back to a checkpoint of this kernel."""
         self.state, self.mem.state, states = _Unpickler(checkpoint.states, checkpoint.shared).load()
-        self.mem.arena[: len(checkpoint.arena)] = checkpoint.arena
+        self.mem.arena[self._constant : self._constant + len(checkpoint.arena)] = checkpoint.arena
         self.mem.rebind()
         for part, state in zip(self._parts, states, strict=True):
             part.state = state

@@ -73,6 +73,8 @@ class ProcessState:
     """By pid, until the object is gone."""
     by_object: dict[int, int] = field(default_factory=dict)
     ids: IdTable = field(default_factory=IdTable)
+    attached: dict[int, int] = field(default_factory=dict)
+    """By tid: the process whose address space a thread has taken."""
 
 
 class ProcessManager:
@@ -120,6 +122,23 @@ class ProcessManager:
         if tid is None:
             raise Bugcheck(0x18, 0, body, 0, 0, reason=f"0x{body:X} is no thread object, or one that is gone")
         return self._kernel.threads.state.threads[tid]
+
+    def current(self) -> Process:
+        """The process that the running thread is attached to, else its own."""
+        thread = self._kernel.threads.current
+        return self._processes[self.state.attached.get(thread.tid, thread.pid)]
+
+    def attached_pid(self) -> int:
+        """The process that the running thread is attached to, 0 for none."""
+        return self.state.attached.get(self._kernel.threads.current.tid, 0)
+
+    def attach(self, pid: int) -> None:
+        """Attach the running thread to a process; 0 detaches it."""
+        tid = self._kernel.threads.current.tid
+        if pid:
+            self.state.attached[tid] = pid
+        else:
+            self.state.attached.pop(tid, None)
 
     # Making
 
@@ -203,6 +222,10 @@ class ProcessManager:
         self.state.ids.release(tid)
 
     # System threads
+
+    def system_worker(self) -> Thread:
+        """The thread of the system process that loads and unloads drivers."""
+        return self._kernel.threads.state.threads[self._processes[SYSTEM_PID].first_thread]
 
     def create_system_thread(self, routine: int, argument: int, *, pid: int = SYSTEM_PID) -> Thread:
         """A kernel-mode thread, ready to run `routine(argument)`; it holds a reference to itself until it ends."""

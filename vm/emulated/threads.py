@@ -274,6 +274,26 @@ class Scheduler:
         self._kernel.timers.expire()
         return True
 
+    def pass_time(self, end: int) -> bool:
+        """For a program that waits: advance the clock to the next moment at which something happens, at most to `end`.
+
+        Returns:
+            False when nothing happens before `end`, which is then the time.
+        """
+        clock = self._kernel.clock
+        waits = (self.state.threads[tid].wait for tid in self.state.queue)
+        due = [wait.deadline for wait in waits if wait is not None and wait.deadline is not None]
+        timer = self._kernel.timers.next_due()
+        if timer is not None:
+            due.append(timer)
+        due = [moment for moment in due if moment <= end]
+        if not due:
+            clock.advance_to(end)
+            return False
+        clock.advance_to(min(due))
+        self._kernel.timers.expire()
+        return True
+
     # Running
 
     def run_ready(self) -> None:

@@ -13,9 +13,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from vm.errors import MachineBroken
+
+_MISSING = "the emulated machine needs the package ziglang: pip install ziglang"
 
 
 def cache_directory() -> Path:
@@ -23,6 +26,14 @@ def cache_directory() -> Path:
     configured = os.environ.get("NTPROOF_BUILD_DIR")
     base = Path(configured) if configured else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ntproof"
     return base / "machine"
+
+
+def compiler_headers() -> Path:
+    """Folder of the compiler's own headers (stdint.h, stddef.h). Raises MachineBroken when there is no compiler."""
+    spec = find_spec("ziglang")
+    if spec is None or spec.origin is None:
+        raise MachineBroken(_MISSING)
+    return Path(spec.origin).parent / "lib" / "include"
 
 
 def compiled(name: str, sources: Sequence[Path], steps: Sequence[Sequence[str]]) -> Path:
@@ -39,7 +50,7 @@ def compiled(name: str, sources: Sequence[Path], steps: Sequence[Sequence[str]])
     try:
         compiler = version("ziglang")
     except PackageNotFoundError:
-        raise MachineBroken("the emulated machine needs the package ziglang: pip install ziglang") from None
+        raise MachineBroken(_MISSING) from None
     digest = hashlib.sha256(repr((compiler, sys.platform, os.uname().machine, steps)).encode())
     for source in sorted(sources):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())

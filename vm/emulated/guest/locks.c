@@ -8,7 +8,7 @@ typedef struct {
     volatile int32_t count; /* 1 free, 0 owned */
     volatile uint64_t owner;
     uint32_t contention;
-    uint8_t event[24];
+    uint64_t event[3]; /* KEVENT */
     uint32_t old_irql;
 } fast_mutex;
 

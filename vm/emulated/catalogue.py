@@ -1,0 +1,58 @@
+"""The one place that lists which modules add exports to the kernel."""
+
+from __future__ import annotations
+
+import functools
+
+from vm.emulated import (
+    clock,
+    crt_format,
+    debug_exports,
+    io_exports,
+    irp_exports,
+    irql,
+    locks,
+    mdl,
+    notify,
+    ob_exports,
+    pool,
+    ps_exports,
+    registry_exports,
+    registry_rtl,
+    rtl_codepages,
+    rtl_strings,
+    se,
+    seh,
+    sync,
+    timers,
+)
+from vm.emulated.exports import ExportTable, merge
+
+_MODULES = (
+    clock,
+    crt_format,
+    debug_exports,
+    io_exports,
+    irp_exports,
+    irql,
+    locks,
+    mdl,
+    notify,
+    ob_exports,
+    pool,
+    ps_exports,
+    registry_exports,
+    registry_rtl,
+    rtl_codepages,
+    rtl_strings,
+    se,
+    seh,
+    sync,
+    timers,
+)
+
+
+@functools.cache
+def all_exports() -> ExportTable:
+    """Every export that has a host implementation."""
+    return merge(module.EXPORTS for module in _MODULES)

@@ -1,0 +1,344 @@
+"""EmulatedMachine: the Machine protocol on the emulated kernel.
+
+Each method is one user-mode call: it enters the kernel on the calling program's thread, lets time pass, runs what became
+ready, and turns the kernel's events into the errors of vm.errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vm import ntstatus
+from vm.emulated import crash_report
+from vm.emulated.cpu import BudgetExceeded, MissingImport
+from vm.emulated.faults import Bugcheck, KernelEvent
+from vm.emulated.kernel import Kernel, KernelCheckpoint, KernelOptions
+from vm.emulated.ntstatus import NtStatusError
+from vm.emulated.ps import Process
+from vm.emulated.services import from_status, win32_error
+from vm.emulated.threads import Deadlock
+from vm.emulated.user_devices import EmulatedHandle
+from vm.errors import DriverHung, MachineConfigurationError, MachineCrashed, MissingExport
+from vm.machine import (
+    Account,
+    Checkpoint,
+    CrashReport,
+    DeviceAccess,
+    ImageKind,
+    LaunchRequest,
+    LaunchResult,
+    MachineFacts,
+    RegistryValue,
+    ServiceState,
+)
+
+ERROR_FILE_NOT_FOUND = 2
+ERROR_PATH_NOT_FOUND = 3
+ERROR_INVALID_PARAMETER = 87
+
+AGENT_IMAGE = "C:\\Windows\\System32\\services.exe"
+_FAILURES = {ImageKind.REQUIRES_ELEVATION: 0xC000042C, ImageKind.INVALID: 0xC000007B}
+PROFILES = ("observed", "documented")
+
+
+@dataclass
+class UserModeState:
+    """What a checkpoint keeps of the programs that run on the machine."""
+
+    agent: int = 0
+    launched: dict[int, str] = field(default_factory=dict)
+    """Pid to image, for processes made through the machine, until they end."""
+
+
+class UserMode:
+    """The agent process and what it launched."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.state = UserModeState()
+        agent = kernel.ps.new_process(
+            kernel.files.open_name(AGENT_IMAGE), kernel.files.file_name(AGENT_IMAGE), AGENT_IMAGE, parent_pid=4
+        )
+        kernel.ps.insert_first_thread(agent)
+        self.state.agent = agent.pid
+
+    def rebind(self) -> None:
+        """Nothing is cached."""
+
+
+@dataclass(frozen=True)
+class EmulatedCheckpoint:
+    """A whole emulated machine at rest."""
+
+    kernel: KernelCheckpoint
+    machine: int
+
+
+class EmulatedMachine:
+    """A Windows system for drivers, emulated in this process.
+
+    Args:
+        name: its name as given to ``--vm``.
+        options: how its kernel behaves.
+    """
+
+    def __init__(self, name: str = "emulated", options: KernelOptions | None = None) -> None:
+        options = options or KernelOptions()
+        if options.profile not in PROFILES:
+            raise MachineConfigurationError(
+                f"unknown behaviour profile {options.profile!r}: choose one of {', '.join(PROFILES)}"
+            )
+        self._name = name
+        self.kernel = Kernel(options)
+        self._user = UserMode(self.kernel)
+        self.kernel.add_part(self._user)
+        self._crash: CrashReport | None = None
+        self._closed = False
+        self._generation = 0
+
+    # What it is
+
+    @property
+    def facts(self) -> MachineFacts:
+        """What this machine is."""
+        options = self.kernel.options
+        return MachineFacts(
+            self._name,
+            "emulated",
+            options.build,
+            options.profile,
+            {"processors": "1", "pool": "special pool for every block", "signature": "presence is checked"},
+        )
+
+    @property
+    def agent_pid(self) -> int:
+        """The process that makes launches with no creator of their own."""
+        return self._user.state.agent
+
+    @property
+    def crash(self) -> CrashReport | None:
+        """The bugcheck that ended the current run of the machine, or None."""
+        return self._crash
+
+    # Entering the kernel
+
+    @contextmanager
+    def user_call(self, activity: str) -> Iterator[Kernel]:
+        """One user-mode call: everything that may run driver code goes through here."""
+        if self._closed:
+            raise MachineConfigurationError("the machine was closed; make a new one")
+        if self._crash is not None:
+            raise MachineCrashed(self._crash)
+        kernel = self.kernel
+        kernel.clock.advance()
+        agent = kernel.ps.process(self._user.state.agent)
+        thread = kernel.threads.state.threads[agent.first_thread]
+        thread.previous_mode = 1
+        kernel.threads.set_current(thread)
+        try:
+            kernel.timers.expire()
+            yield kernel
+            kernel.threads.run_ready()
+            kernel.services.unload_idle()
+        except Bugcheck as event:
+            self._crash = crash_report.build_report(kernel, event, activity)
+            raise MachineCrashed(self._crash) from None
+        except (MissingImport, BudgetExceeded, Deadlock) as event:
+            error = self._fault(event, activity)
+            self._crash = crash_report.hang_report(kernel, event, activity)
+            raise error from None
+
+    def _fault(self, event: KernelEvent, activity: str) -> DriverHung | MissingExport:
+        where = crash_report.stack_text(self.kernel, event)
+        if isinstance(event, MissingImport):
+            return MissingExport(
+                f"the driver calls {event.module}!{event.name}, which the emulated kernel does not implement, at {where} "
+                f"(while: {activity}). Add a function named {event.name} to the export table of the part of vm/emulated "
+                "that it belongs to, see docs/how-to/add-an-export.md, or run on a Windows machine"
+            )
+        if isinstance(event, BudgetExceeded):
+            return DriverHung(
+                f"the driver executed {self.kernel.options.block_budget} basic blocks without returning, at {where} "
+                f"(while: {activity})"
+            )
+        return DriverHung(f"the driver {event}, at {where} (while: {activity})")
+
+    # Services
+
+    def install_driver(
+        self, service: str, image: Path, *, parameters: Mapping[str, RegistryValue] | None = None
+    ) -> None:
+        """CreateService for a kernel driver, see the Machine protocol."""
+        with self.user_call(f"install service {service}") as kernel:
+            kernel.services.create(service, image, parameters or {})
+
+    def start_driver(self, service: str) -> None:
+        """StartService, see the Machine protocol."""
+        with self.user_call(f"start service {service}") as kernel:
+            kernel.services.start(service)
+
+    def stop_driver(self, service: str) -> None:
+        """ControlService(STOP), see the Machine protocol."""
+        with self.user_call(f"stop service {service}") as kernel:
+            kernel.services.stop(service)
+
+    def delete_driver(self, service: str) -> None:
+        """DeleteService, see the Machine protocol."""
+        with self.user_call(f"delete service {service}") as kernel:
+            kernel.services.delete(service)
+
+    def driver_state(self, service: str) -> ServiceState:
+        """QueryServiceStatus, see the Machine protocol."""
+        with self.user_call(f"query service {service}") as kernel:
+            return kernel.services.query(service)
+
+    # Devices
+
+    def open_device(
+        self,
+        path: str,
+        access: DeviceAccess = DeviceAccess.READ | DeviceAccess.WRITE,
+        *,
+        account: Account = Account.ADMINISTRATOR,
+    ) -> EmulatedHandle:
+        """CreateFile on a device, see the Machine protocol."""
+        with self.user_call(f"open {path} as {account.value}") as kernel:
+            wanted = (0x8000_0000 if DeviceAccess.READ in access else 0) | (
+                0x4000_0000 if DeviceAccess.WRITE in access else 0
+            )
+            try:
+                number = kernel.io.open(kernel.files.open_name(path), wanted, account)
+            except NtStatusError as error:
+                raise from_status(error.status, "CreateFileW", path) from None
+        return EmulatedHandle(self, number, path)
+
+    # Processes
+
+    def provide_image(self, path: str, kind: ImageKind = ImageKind.NORMAL) -> None:
+        """Make an executable exist, see the Machine protocol."""
+        with self.user_call(f"write {path}") as kernel:
+            kernel.files.provide(path, kind)
+
+    def launch(self, request: LaunchRequest) -> LaunchResult:
+        """CreateProcess, see the Machine protocol."""
+        with self.user_call(f"launch {request.image}") as kernel:
+            creator = self._running(request.creator or self.agent_pid, "CreateProcessW")
+            parent = self._running(request.parent or creator.pid, "CreateProcessW")
+            files = kernel.files
+            kind = files.kind(request.image)
+            if kind is None:
+                code = ERROR_FILE_NOT_FOUND if files.folder_exists(request.image) else ERROR_PATH_NOT_FOUND
+                return LaunchResult(
+                    None, None, parent.pid, creator.pid, creator.first_thread, files.open_name(request.image),
+                    request.command_line, code, notified=False,
+                )  # fmt: skip
+            process = kernel.ps.new_process(
+                files.open_name(request.image),
+                files.file_name(request.image),
+                None if request.two_step else request.command_line,
+                parent_pid=parent.pid,
+                subsystem=request.subsystem,
+                open_name_available=not request.two_step,
+            )
+            process.suspended = request.suspended
+            return self._start(kernel, process, creator, _FAILURES.get(kind, 0))
+
+    def _start(self, kernel: Kernel, process: Process, creator: Process, failure: int) -> LaunchResult:
+        thread = kernel.threads.state.threads[creator.first_thread]
+        status = kernel.ps.start(process, thread)
+        tid = process.first_thread
+        if status == 0 and failure:
+            status = failure
+            kernel.ps.end(process, status)
+        if status == 0:
+            self._user.state.launched[process.pid] = process.image_name
+        return LaunchResult(
+            process.pid, tid, process.parent_pid, creator.pid, creator.first_thread,
+            process.image_name if process.open_name_available else process.file_name,
+            process.command_line, ntstatus.to_win32(status) if status else 0, status,
+        )  # fmt: skip
+
+    def clone(self, pid: int) -> LaunchResult:
+        """RtlCloneUserProcess, see the Machine protocol."""
+        with self.user_call(f"clone process {pid}") as kernel:
+            original = self._running(pid, "RtlCloneUserProcess")
+            process = kernel.ps.new_process(
+                original.image_name, original.file_name, None, parent_pid=pid, open_name_available=False
+            )
+            return self._start(kernel, process, original, 0)
+
+    def resume(self, pid: int) -> None:
+        """ResumeThread on the first thread, see the Machine protocol."""
+        with self.user_call(f"resume process {pid}"):
+            self._running(pid, "ResumeThread").suspended = False
+
+    def exit_process(self, pid: int, status: int = 0) -> None:
+        """ExitProcess, see the Machine protocol."""
+        with self.user_call(f"exit of process {pid}") as kernel:
+            process = self._launched(pid, "ExitProcess")
+            if process.suspended:
+                raise win32_error(
+                    ERROR_INVALID_PARAMETER, "ExitProcess", detail=f"process {pid} is suspended; resume it first"
+                )
+            self._end(kernel, process, status)
+
+    def terminate_process(self, pid: int, status: int = 1) -> None:
+        """TerminateProcess, see the Machine protocol."""
+        with self.user_call(f"termination of process {pid}") as kernel:
+            self._end(kernel, self._launched(pid, "TerminateProcess"), status)
+
+    def _end(self, kernel: Kernel, process: Process, status: int) -> None:
+        self._user.state.launched.pop(process.pid, None)
+        kernel.ps.end(process, status & 0xFFFFFFFF)
+
+    def _running(self, pid: int, call: str) -> Process:
+        process = self.kernel.ps.running(pid)
+        if process is None:
+            raise win32_error(ERROR_INVALID_PARAMETER, call, detail=f"no process {pid} is running")
+        return process
+
+    def _launched(self, pid: int, call: str) -> Process:
+        if pid not in self._user.state.launched:
+            raise win32_error(ERROR_INVALID_PARAMETER, call, detail=f"no process {pid} was launched here and still runs")
+        return self._running(pid, call)
+
+    def running_processes(self) -> Mapping[int, str]:
+        """Processes launched through this object that still run."""
+        return dict(self._user.state.launched)
+
+    def system_time(self) -> int:
+        """100 ns units since 1601 UTC."""
+        return self.kernel.clock.system_time()
+
+    # Whole machine
+
+    def debug_output(self) -> list[str]:
+        """What drivers printed since the last call."""
+        return self.kernel.debug.take()
+
+    def checkpoint(self) -> EmulatedCheckpoint:
+        """Remember the whole machine's state."""
+        if self._crash is not None:
+            raise MachineCrashed(self._crash)
+        return EmulatedCheckpoint(self.kernel.checkpoint(), id(self))
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to a remembered state of this machine."""
+        if not isinstance(checkpoint, EmulatedCheckpoint) or checkpoint.machine != id(self):
+            raise MachineConfigurationError("a checkpoint can only be restored on the machine that made it")
+        self.kernel.restore(checkpoint.kernel)
+        self._crash = None
+        self._generation += 1
+
+    @property
+    def generation(self) -> int:
+        """Counts restores; handles of an earlier generation are void."""
+        return self._generation
+
+    def close(self) -> None:
+        """Give the machine up."""
+        if not self._closed:
+            self._closed = True
+            self.kernel.close()
