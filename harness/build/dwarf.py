@@ -28,6 +28,9 @@ def without_dwarf(data: bytes) -> bytes:
         raise ImageError(message)
     removed = image.sections[len(kept) :]
     end = max(s.raw_offset + s.raw_size for s in kept)
+    if end < image.section_table_offset + len(image.sections) * SECTION_HEADER_SIZE:
+        message = "the headers contradict the sections: all data lies inside the headers"
+        raise ImageError(message)
     if removed and min(s.raw_offset for s in removed) < end:
         message = "the DWARF sections are not the last data of the image"
         raise ImageError(message)

@@ -310,3 +310,19 @@ def test_a_mutated_signature_is_refused_or_still_says_the_same(minimal, tmp_path
 
     # Octets that no signature covers (the certificate list's order, padding, unsigned fields) may differ.
     assert found.digest == verify(tmp_path / "original.sys").digest
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    edits=st.lists(st.tuples(st.integers(0, 0x3FF), st.integers(0, 0xFFFFFFFF)), min_size=1, max_size=4),
+    size=st.none() | st.integers(0, 0x1000),
+)
+def test_dwarf_is_removed_from_a_mutated_image_or_it_is_refused(minimal, edits, size):
+    data = bytearray(minimal.debug_image.read_bytes())
+    for offset, value in edits:
+        struct.pack_into("<I", data, offset, value)
+    try:
+        stripped = without_dwarf(bytes(data[:size]))
+    except ImageError:
+        return
+    assert pe.parse(stripped).checksum == pe.parse(stripped).computed_checksum()
