@@ -139,7 +139,7 @@ class Abi:
         """The string constant PROCNOTIFY_`name`."""
         return str(self._constant(name, str))
 
-    def _constant(self, name: str, kind: type[int] | type[str]) -> int | str:
+    def _constant(self, name: str, kind: type[int | str]) -> int | str:
         full = name if name.startswith("IOCTL_") else f"PROCNOTIFY_{name}"
         value = self.constants.get(full)
         if not isinstance(value, kind):
@@ -434,7 +434,7 @@ def _read_constants(source: str) -> dict[str, int | str]:
 
 
 def _struct_format(declared: Any) -> str:
-    """Format characters of a structure, its nested ones in place; raises HarnessError for what the harness cannot read."""
+    """Format characters of a structure, its nested ones in place. Raises HarnessError for an unsupported type."""
     parts = []
     for field in declared.__fields__:
         if getattr(field.type, "__fields__", None):

@@ -45,7 +45,7 @@ class CaptureHeader:
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """An attempt to create a process has returned; `step` is None for a process that runs before the scenario begins."""
+    """An attempt to create a process has returned; `step` is None for one that runs before the scenario begins."""
 
     step: int | None
     label: str

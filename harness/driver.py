@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Final
+from typing import Final, Self
 
 from harness.abi import Abi, AbiViolation, Rule, Statistics, Version, load_abi
 from harness.notification import Notification
@@ -67,7 +67,7 @@ class ProcNotify:
         self.abi = abi if abi is not None else load_abi()
         self.handle: DeviceHandle = machine.open_device(self.abi.text("WIN32_NAME"), access, account=account)
 
-    def __enter__(self) -> ProcNotify:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -1,9 +1,9 @@
 """Process histories recorded on real Windows by other witnesses: event logs, one history a line.
 
-A history is an object with ``id``, ``build``, ``witness`` (``driver`` or ``audit``), ``source``, ``host`` and ``events``
-in the order of record. An event has ``seq`` (the log's record number: other records lie between), ``event``, ``time``,
-``pid``, ``image`` (a DOS path), for a creation ``parent_pid`` and often ``command_line``, for an exit of the audit
-``exit_status``.
+A history is an object with ``id``, ``build``, ``witness`` (``driver`` or ``audit``), ``source``, ``host`` and
+``events`` in the order of record. An event has ``seq`` (the log's record number: other records lie between), ``event``,
+``time``, ``pid``, ``image`` (a DOS path), for a creation ``parent_pid`` and often ``command_line``, for an exit of the
+audit ``exit_status``.
 """
 
 from __future__ import annotations

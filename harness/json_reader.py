@@ -1,4 +1,4 @@
-"""Reads JSON that people wrote: each wrong value ends in one InputError that names the file, the place and the remedy."""
+"""Reads JSON that people wrote: each wrong value is one InputError that names the file, the place and the remedy."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a driver reports of processes: creations, exits and gaps, as immutable data.
 
-Text is `str` with lone surrogates kept (``surrogatepass``), so that each UTF-16 unit a driver delivered can be had back.
-Statuses are unsigned 32-bit numbers, times 100 ns units since 1601 UTC, as Windows counts them.
+Text is `str` with lone surrogates kept (``surrogatepass``), so that each UTF-16 unit that a driver delivered can be had
+back. Statuses are unsigned 32-bit numbers, times 100 ns units since 1601 UTC, as Windows counts them.
 
 A witness other than the driver under test may know less: an attribute that it does not report is None, and the model
 then has nothing to hold it against.
@@ -84,6 +84,6 @@ Notification: TypeAlias = Create | Exit | Gap
 def canonical_text(text: str) -> str:
     """The same UTF-16 units as `text`, with each surrogate pair written as the one character that it encodes.
 
-    Python can hold a pair as two lone surrogates; text that came from UTF-16 never does. Texts are compared in this form.
+    Python can hold a pair as two lone surrogates; text that came from UTF-16 never does. Texts are compared so.
     """
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")

@@ -264,7 +264,7 @@ class Runner:
         self._installed = True
 
     def _open(self, *, attached: bool) -> Iterator[CaptureItem]:
-        """Open the device and tell what the driver says of itself; what an earlier run left in its queue is discarded."""
+        """Open the device and tell what the driver says of itself; what an earlier run left queued is discarded."""
         index = self._step_index
         try:
             self._driver = ProcNotify(self._machine)

@@ -1,8 +1,8 @@
 """What is done on a machine while a driver is watched: a sequence of steps as plain data.
 
 A scenario can be generated, shrunk, stored as JSON (`harness.scenario_json`), replayed on any machine and printed.
-Processes are named by labels. A label stands for one process, made by the one step that introduces it; a step that names
-a process which could not be created is skipped when the scenario runs, and the capture says so.
+Processes are named by labels. A label stands for one process, made by the one step that introduces it; a step that
+names a process which could not be created is skipped when the scenario runs, and the capture says so.
 
 Without a StartDriver step the driver starts after the preexisting processes have been made, before the first step.
 """

@@ -187,7 +187,7 @@ class Findings:
 
 
 def show_text(text: str | None, limit: int = 120) -> str:
-    """A text for a message: quoted, unprintable units escaped, long ones shortened with their length in UTF-16 units."""
+    """A text for a message: quoted, unprintable units escaped, long ones cut with their length in UTF-16 units."""
     if text is None:
         return "none"
     shown = ascii(text)

@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--profile",
         choices=("documented", "observed"),
         default="observed",
-        help="which behaviour an emulated machine follows where documentation and Windows differ (default: %(default)s)",
+        help="what an emulated machine follows where documentation and Windows differ (default: %(default)s)",
     )
     parser.add_argument("--driver", type=Path, metavar="FILE", help="signed .sys to test (default: built from driver/)")
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")

@@ -1,7 +1,7 @@
 """Judges a capture: each notification against ground truth, and the whole against what is true of every history.
 
-The checker is fed item by item. It holds what is due, the processes that run and the rules in force, so its memory grows
-with live processes and never with the length of the capture.
+The checker is fed item by item. It holds what is due, the processes that run and the rules in force, so its memory
+grows with live processes and never with the length of the capture.
 """
 
 from __future__ import annotations
@@ -281,7 +281,8 @@ class Checker:
 
     def _rules_read(self, item: captured.RulesRead) -> None:
         if RuleSet(item.rules).rules != self._rules.rules:
-            expected, seen = f"the {len(self._rules.rules)} rules in force", f"{len(item.rules)} others or in another order"
+            expected = f"the {len(self._rules.rules)} rules in force"
+            seen = f"{len(item.rules)}, others or in another order"
             self._report(Kind.RULES, expected, seen, item.step, "", "procnotify.h: GET_RULES answers the set in force")
 
     def _statistics_read(self, item: captured.StatisticsRead) -> None:

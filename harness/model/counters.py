@@ -34,7 +34,9 @@ class Reported:
     drained: bool
 
 
-def check_statistics(seen: Statistics, reported: Reported, step: int | None, *, closed_world: bool) -> Iterator[Discrepancy]:
+def check_statistics(
+    seen: Statistics, reported: Reported, step: int | None, *, closed_world: bool
+) -> Iterator[Discrepancy]:
     """Hold statistics against themselves and, on a machine where nothing else runs, against what was reported."""
     yield from _compare(_identities(seen), seen, step)
     if closed_world and reported.drained:

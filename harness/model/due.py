@@ -1,4 +1,4 @@
-"""Notifications that are due: pushed when ground truth says so, taken when they arrive, counted missing when they do not.
+"""Notifications that are due: pushed when ground truth says so, taken when they arrive, missing when they do not.
 
 Per pid they are due in the order of what happened, so a reused pid's create is never taken for its predecessor's.
 """

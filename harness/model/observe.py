@@ -144,7 +144,7 @@ class Observer:
             self._report(Kind.MISSING_EXIT, f"an exit of pid {pid}, which created processes", seen, create, _PAIRS)
         parent = create.parent_pid
         gone, gone_before = self._gone, self._gone_before
-        if parent not in live and (parent in gone or parent in gone_before) or parent == pid or parent & 3:
+        if (parent not in live and (parent in gone or parent in gone_before)) or parent == pid or parent & 3:
             self._check_parent(create)
         if create.creator_pid is not None:
             self._check_creator(create, create.creator_pid)
@@ -231,7 +231,7 @@ class Observer:
                 self._acting.add(creator)
         elif creator in self._denied:
             self._report(Kind.CREATOR, "a creating process that runs", f"pid {creator}, denied", create, _CREATOR)
-        if creator & 3 or creator == 0 or creator == create.pid:
+        if creator & 3 or creator in (0, create.pid):
             self._report(Kind.CREATOR, "a pid of another process, multiple of 4", str(creator), create, _CREATOR)
         if tid is not None and (tid & 3 or tid == 0 or tid in live):
             seen = f"{tid}, a running process" if tid in live else f"{tid}"

@@ -1,10 +1,11 @@
 """Which creations a rule set denies: procnotify.h's words on rules, implemented a second time and differently.
 
-Names are compared after upcasing each UTF-16 unit. The table: a character of the Basic Multilingual Plane is replaced by
-what Unicode calls its upper case (`str.upper`, from UnicodeData.txt and SpecialCasing.txt) where that is one character of
-the plane, and is left alone otherwise; so are characters beyond the plane, whose units are surrogates. NT's own table is
-of the same kind (RtlUpcaseUnicodeChar, wdm.h) and fixed at an older Unicode version; a few characters whose upper case
-does not lower to them again (U+00B5, U+0131, U+017F) may differ there, so scenarios should not hang on them.
+Names are compared after upcasing each UTF-16 unit. The table: a character of the Basic Multilingual Plane is replaced
+by what Unicode calls its upper case (`str.upper`, from UnicodeData.txt and SpecialCasing.txt) where that is one
+character of the plane, and is left alone otherwise; so are characters beyond the plane, whose units are surrogates.
+NT's own table (RtlUpcaseUnicodeChar, wdm.h) is of the same kind and fixed at an older Unicode version; a few characters
+whose upper case does not lower to them again (U+00B5, U+0131, U+017F) may differ there, so scenarios should not hang on
+them.
 """
 
 from __future__ import annotations

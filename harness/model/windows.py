@@ -1,7 +1,7 @@
 """Facts of Windows that the model needs: names, statuses and what a caller of CreateProcess is told.
 
-Sources: nt-process-notify.md; ntstatus.h and winerror.h of the Windows SDK; "System Error Codes" and "Naming Files, Paths,
-and Namespaces" of Microsoft's documentation.
+Sources: nt-process-notify.md; ntstatus.h and winerror.h of the Windows SDK; "System Error Codes" and "Naming Files,
+Paths, and Namespaces" of Microsoft's documentation.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ def status_of_image(kind: ImageKind) -> int:
 
 
 def volume_relative(name: str) -> str | None:
-    """FILE_OBJECT.FileName of a file opened by an NT path: without the volume. None when the path does not tell.
+    r"""FILE_OBJECT.FileName of a file opened by an NT path: without the volume. None when the path does not tell.
 
-    A remote file's name begins with its server (``\\\\server\\\\share``) because the redirector owns one device for all.
+    A remote file's name begins with its server (``\server\share``): the redirector owns one device for all.
     """
     for prefix in (_VOLUME, _UNC):
         if match := prefix.match(name):

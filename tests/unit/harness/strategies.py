@@ -27,7 +27,7 @@ from vm.machine import ImageKind
 
 U32 = st.integers(0, 0xFFFFFFFF)
 SURROGATES = st.integers(0xD800, 0xDFFF).map(chr)
-TEXT = st.lists(st.one_of(st.characters(), SURROGATES, st.sampled_from("\0\\\" ")), max_size=20).map(
+TEXT = st.lists(st.one_of(st.characters(), SURROGATES, st.sampled_from('\0\\" ')), max_size=20).map(
     lambda units: canonical_text("".join(units))
 )
 NAME = TEXT.filter(bool)
@@ -71,7 +71,8 @@ def _numbered(drawn: list[tuple[Create | Exit | Gap, int]]) -> list[Create | Exi
 @st.composite
 def scenarios(draw: st.DrawFn) -> Scenario:
     """Valid scenarios: labels are introduced before they are used and not used after their end."""
-    processes = tuple(Preexisting(f"old{n}", draw(NAME), draw(st.none() | TEXT)) for n in range(draw(st.integers(0, 2))))
+    older = range(draw(st.integers(0, 2)))
+    processes = tuple(Preexisting(f"old{n}", draw(NAME), draw(st.none() | TEXT)) for n in older)
     alive = [process.label for process in processes]
     suspended: set[str] = set()
     steps: list[Step] = []

@@ -59,14 +59,16 @@ def test_a_damaged_line_is_refused_with_an_input_error_or_read(data):
     key = data.draw(st.sampled_from(sorted(document)))
     document[key] = data.draw(st.none() | st.booleans() | st.integers() | st.text() | st.just([1]) | st.just({}))
     lines = [*CAPTURED[:number], json.dumps(document), *CAPTURED[number + 1 :]]
+    message = f"c:{number + 1}: $"
     try:
         list(read_capture(lines, "c").items)
     except InputError as error:
-        assert str(error).startswith(f"c:{number + 1}: $")
+        message = str(error)
+    assert message.startswith(f"c:{number + 1}: $")
 
 
 @pytest.mark.parametrize(
-    "text, message",
+    ("text", "message"),
     [
         ("", "c: the file is empty"),
         ('{"format": "x", "version": 1}', r"c:1: \$\.format: expected 'ntproof-capture'"),

@@ -93,7 +93,7 @@ def test_a_history_is_replayed(capsys, machine_of):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         (["check", "nowhere.jsonl"], "nowhere.jsonl: cannot read it"),
         (["check", "a", "b", "c"], "give at most two files"),
@@ -123,7 +123,7 @@ def test_a_mistake_of_the_user_is_one_message_and_exit_code_2(files, capsys, arg
 
 
 @pytest.mark.parametrize(
-    "error, code",
+    ("error", "code"),
     [
         (MachineBroken("no disk"), ExitCode.MACHINE_ERROR),
         (UnsupportedByMachine("no clones"), ExitCode.MACHINE_ERROR),

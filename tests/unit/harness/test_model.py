@@ -96,7 +96,7 @@ def test_silent_clones_are_tolerated_and_counted():
 
 
 @pytest.mark.parametrize(
-    "fault, kind",
+    ("fault", "kind"),
     [
         ("loses-creates", Kind.MISSING_CREATE),
         ("loses-exits", Kind.MISSING_EXIT),

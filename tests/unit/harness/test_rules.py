@@ -13,7 +13,7 @@ PATH = st.text("aAbé\\", max_size=8)
 
 
 @pytest.mark.parametrize(
-    "match, pattern, name, matches",
+    ("match", "pattern", "name", "matches"),
     [
         (EXACT, "C:\\A.exe", "c:\\a.EXE", True),
         (EXACT, "C:\\a.exe", "C:\\a.exe ", False),
@@ -51,7 +51,7 @@ def naive(rule: Rule, name: str) -> bool:
     if rule.match is EXACT:
         return upper == pattern
     if rule.match is SUBTREE:
-        return upper.startswith((pattern[:-1] if pattern.endswith("\\") else pattern) + "\\")
+        return upper.startswith(pattern.removesuffix("\\") + "\\")
     return upper.endswith(pattern) and (upper == pattern or upper[-len(pattern) - 1] == "\\")
 
 
@@ -71,7 +71,7 @@ def test_upcasing_keeps_the_length_and_is_stable(text):
 
 
 @pytest.mark.parametrize(
-    "rules, valid",
+    ("rules", "valid"),
     [
         ([], True),
         ([Rule(EXACT, "x", 0)], True),
@@ -89,7 +89,7 @@ def test_a_set_is_valid_as_the_header_says(rules, valid):
 
 
 @pytest.mark.parametrize(
-    "name, relative",
+    ("name", "relative"),
     [
         ("\\??\\C:\\Windows\\a.exe", "\\Windows\\a.exe"),
         ("\\??\\UNC\\server\\share\\a.exe", "\\server\\share\\a.exe"),

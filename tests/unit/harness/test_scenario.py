@@ -48,10 +48,12 @@ def test_a_damaged_scenario_is_refused_with_an_input_error_or_read(scenario, dat
             place[key] = data.draw(JSON)
             break
         place = place[key]
+    message = "scenario"
     try:
         parse_scenario(json.dumps(document))
     except InputError as error:
-        assert str(error).startswith("scenario")
+        message = str(error)
+    assert message.startswith("scenario")
 
 
 @given(st.text())
@@ -74,7 +76,7 @@ def replaced(path: str, value: object) -> str:
 
 
 @pytest.mark.parametrize(
-    "path, value, message",
+    ("path", "value", "message"),
     [
         ("version", 2, r"s: \$\.version: this release reads version 1, found 2"),
         ("version", True, r"\$\.version: this release reads"),
@@ -110,7 +112,7 @@ def test_a_mistake_is_named_with_its_place_and_remedy(path, value, message):
 
 
 @pytest.mark.parametrize(
-    "steps, message",
+    ("steps", "message"),
     [
         ((Launch("a", "x"), ExitProcess("a"), ExitProcess("a")), "'a' has ended by then"),
         ((Launch("a", "x", suspended=True), ExitProcess("a")), "is suspended and cannot exit by itself"),
@@ -131,7 +133,7 @@ def test_features_are_those_that_the_steps_ask_for():
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a": NaN}', "9" * 5000])
 def test_hostile_json_is_an_input_error(text):
-    with pytest.raises(InputError, match="^s:"):
+    with pytest.raises(InputError, match=r"^s:"):
         parse_scenario(text, "s")
 
 
