@@ -231,8 +231,11 @@ class Cpu:
             engine.counters.blocks = 0
             raise self._at(BudgetExceeded("instruction budget"), Site(stopped_at, tuple(engine.registers())))
         if isinstance(event, Block):
-            frame = self._frame
-            return self._kernel.threads.block(event.wait, self.stubs.resume_at[frame.index], frame.rsp)
+            frame, site = self._frame, self._site_of(event)
+            try:
+                return self._kernel.threads.block(event.wait, self.stubs.resume_at[frame.index], frame.rsp)
+            except KernelEvent as failure:
+                raise self._at(failure, site) from None
         if event is not None and not isinstance(event, (NtException, PageFault)):
             raise event
         site = self._site_of(event)

@@ -28,7 +28,7 @@ _UPCASE_TABLE = "NtUpcaseTable"
 
 _COMPILER = (
     "clang", "--target=x86_64-w64-windows-gnu", "-c", "-O2", "-ffreestanding", "-fno-builtin", "-fno-stack-protector",
-    "-mno-red-zone", "-mno-stack-arg-probe", "-mno-avx", "-fno-asynchronous-unwind-tables", "-funwind-tables",
+    "-mno-red-zone", "-mno-stack-arg-probe", "-mno-avx", "-fasynchronous-unwind-tables",
     "-fno-vectorize", "-fno-slp-vectorize", "-Wall", "-Wextra", "-Werror",
 )  # fmt: skip
 

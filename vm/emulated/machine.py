@@ -21,7 +21,7 @@ from vm.emulated.ps import Process
 from vm.emulated.services import from_status, win32_error
 from vm.emulated.threads import Deadlock
 from vm.emulated.user_devices import EmulatedHandle
-from vm.errors import DriverHung, MachineConfigurationError, MachineCrashed, MissingExport
+from vm.errors import DriverFault, DriverHung, MachineConfigurationError, MachineCrashed, MissingExport
 from vm.machine import (
     Account,
     Checkpoint,
@@ -95,6 +95,7 @@ class EmulatedMachine:
         self._user = UserMode(self.kernel)
         self.kernel.add_part(self._user)
         self._crash: CrashReport | None = None
+        self._stopped: DriverFault | None = None
         self._closed = False
         self._generation = 0
 
@@ -129,8 +130,8 @@ class EmulatedMachine:
         """One user-mode call: everything that may run driver code goes through here."""
         if self._closed:
             raise MachineConfigurationError("the machine was closed; make a new one")
-        if self._crash is not None:
-            raise MachineCrashed(self._crash)
+        if self._stopped is not None:
+            raise self._stopped
         kernel = self.kernel
         kernel.clock.advance()
         agent = kernel.ps.process(self._user.state.agent)
@@ -143,15 +144,27 @@ class EmulatedMachine:
             kernel.threads.run_ready()
             kernel.services.unload_idle()
         except Bugcheck as event:
-            self._crash = crash_report.build_report(kernel, event, activity)
-            raise MachineCrashed(self._crash) from None
+            self._crash = self._report(event, activity)
+            self._stopped = MachineCrashed(self._crash)
         except (MissingImport, BudgetExceeded, Deadlock) as event:
-            error = self._fault(event, activity)
-            self._crash = crash_report.hang_report(kernel, event, activity)
-            raise error from None
+            self._stopped = self._fault(event, activity)
+        if self._stopped is not None:
+            raise self._stopped
+
+    def _report(self, event: Bugcheck, activity: str) -> CrashReport:
+        rip, registers = (event.site.rip, event.site.registers) if event.site else (0, (0,) * 16)
+        notes = getattr(event, "__notes__", [])
+        activity = "; ".join((activity, *notes))
+        return crash_report.build_report(self.kernel, event, event.rip or rip, registers, activity=activity)
+
+    def _where(self, event: KernelEvent) -> str:
+        if event.site is None:
+            return "an unknown place"
+        frames = crash_report.stack(self.kernel, event.site.rip, event.site.registers)
+        return " < ".join(str(frame) for frame in frames) or f"0x{event.site.rip:X}"
 
     def _fault(self, event: KernelEvent, activity: str) -> DriverHung | MissingExport:
-        where = crash_report.stack_text(self.kernel, event)
+        where = self._where(event)
         if isinstance(event, MissingImport):
             return MissingExport(
                 f"the driver calls {event.module}!{event.name}, which the emulated kernel does not implement, at {where} "
@@ -320,8 +333,8 @@ class EmulatedMachine:
 
     def checkpoint(self) -> EmulatedCheckpoint:
         """Remember the whole machine's state."""
-        if self._crash is not None:
-            raise MachineCrashed(self._crash)
+        if self._stopped is not None:
+            raise self._stopped
         return EmulatedCheckpoint(self.kernel.checkpoint(), id(self))
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -330,6 +343,7 @@ class EmulatedMachine:
             raise MachineConfigurationError("a checkpoint can only be restored on the machine that made it")
         self.kernel.restore(checkpoint.kernel)
         self._crash = None
+        self._stopped = None
         self._generation += 1
 
     @property
