@@ -20,11 +20,15 @@ from vm.emulated import (
     registry_exports,
     registry_rtl,
     rtl_codepages,
+    rtl_security,
+    rtl_security,
     rtl_strings,
     se,
     seh,
     sync,
     timers,
+    work_items,
+    work_items,
 )
 from vm.emulated.exports import ExportTable, merge
 
@@ -44,11 +48,15 @@ _MODULES = (
     registry_exports,
     registry_rtl,
     rtl_codepages,
+    rtl_security,
+    rtl_security,
     rtl_strings,
     se,
     seh,
     sync,
     timers,
+    work_items,
+    work_items,
 )
 
 

@@ -103,6 +103,12 @@ class Handles:
 
     def resolve(
         self, handle: int, kind: str | None = None, *, access: int = 0, user: bool = False, process: int | None = None
+    ) -> ObjectRecord:
+        """Object of a handle: `resolve_with_access` without the granted access."""
+        return self.resolve_with_access(handle, kind, access=access, user=user, process=process)[0]
+
+    def resolve_with_access(
+        self, handle: int, kind: str | None = None, *, access: int = 0, user: bool = False, process: int | None = None
     ) -> tuple[ObjectRecord, int]:
         """Object and granted access of a handle, as ObReferenceObjectByHandle finds them. Takes no reference.
 

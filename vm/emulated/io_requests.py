@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from vm.emulated import io_layout as at
 from vm.emulated import mdl
 from vm.emulated.cpu import Parked
-from vm.emulated.faults import Bugcheck, PageFault
+from vm.emulated.faults import Bugcheck
 from vm.emulated.irp import SIMPLE, THREADED, USER, Irp
 from vm.emulated.layout import PAGE, USER_BASE
 from vm.emulated.memory import READ, WRITE
@@ -25,11 +25,11 @@ from vm.emulated.ntstatus import (
     STATUS_ACCESS_VIOLATION,
     STATUS_INSUFFICIENT_RESOURCES,
     STATUS_OBJECT_TYPE_MISMATCH,
-    STATUS_SUCCESS,
     NtStatusError,
     nt_error,
 )
 from vm.emulated.object_types import FILE_APPEND_DATA, FILE_MAPPING, FILE_READ_DATA, FILE_WRITE_DATA
+from vm.emulated.sync import set_event
 from vm.machine import Account
 
 if TYPE_CHECKING:
@@ -394,12 +394,12 @@ class Requests:
         if iosb:
             mem.write(iosb, struct.pack("<I4xQ", irp.status, irp.information))
         if event:
-            kernel.sync.set_event(event)
+            set_event(kernel, event)
 
     # Helpers
 
     def _file(self, handle: int) -> tuple[File, int]:
-        record, granted = self._kernel.ob.handles.resolve(handle, "File", user=True)
+        record, granted = self._kernel.ob.handles.resolve_with_access(handle, "File", user=True)
         return self._io.state.files[record.body], granted
 
     def _irp(self, file: File, device: int, kind: str) -> Irp:

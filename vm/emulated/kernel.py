@@ -29,6 +29,7 @@ from vm.emulated.ob import ObjectManager
 from vm.emulated.pool import Pool
 from vm.emulated.ps import ProcessManager
 from vm.emulated.registry import Registry
+from vm.emulated.se import SecurityMonitor
 from vm.emulated.services import Services
 from vm.emulated.stubs import Stubs
 from vm.emulated.symbols import Symbols
@@ -109,7 +110,7 @@ class Kernel:
     Attributes:
         mem, heap, pool: guest memory, the kernel's own structures in it, and what drivers allocate.
         cpu: runs guest code.
-        ob, io, ps, notify, registry, threads, timers, locks, clock, debug, files, services: the parts of the same names.
+        ob, se, io, ps, notify, registry, threads, timers, locks, clock, debug, files, services: the parts of the same names.
         exports: everything that guest code can import from the host.
         current_mode: 0 while a call came from kernel mode, 1 while it came from user mode.
     """
@@ -136,6 +137,7 @@ class Kernel:
         self.timers = Timers(self)
         self.locks = Locks(self)
         self.ob = ObjectManager(self)
+        self.se = SecurityMonitor(self)
         self.registry = Registry(self)
         self.ps = ProcessManager(self)
         self.notify = NotifyRoutines(self)
@@ -146,7 +148,7 @@ class Kernel:
         self.services = Services(self)
         self._parts: list[Part] = [
             self.heap, self.clock, self.debug, self.pool, self.threads, self.timers, self.locks, self.ob,
-            self.registry, self.ps, self.notify, self.io, self.files, self.services,
+            self.se, self.registry, self.ps, self.notify, self.io, self.files, self.services,
         ]  # fmt: skip
         self.cpu.initialise_registers()
         self.threads.enter_foreground()

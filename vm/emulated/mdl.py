@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vm.emulated import io_layout as at
+from vm.emulated.cpu import MissingImport
 from vm.emulated.exports import APC_LEVEL, DISPATCH_LEVEL, ExportTable
 from vm.emulated.faults import Bugcheck, NtException, PageFault
 from vm.emulated.layout import MDL_MAPPINGS, MDL_SIZE, PAGE, USER_PROBE_ADDRESS
@@ -207,9 +208,7 @@ def mm_map_locked_pages_specify_cache(
     """Microsoft Learn, MmMapLockedPagesSpecifyCache, for system addresses."""
     flags = kernel.mem.u16(body + at.MDL_FLAGS)
     if mode == USER_MODE:
-        raise Bugcheck(
-            SYSTEM_PTE_MISUSE, 0, body, reason="mapping locked pages into user mode is not supported by this machine"
-        )
+        raise MissingImport("ntoskrnl.exe", "MmMapLockedPagesSpecifyCache with AccessMode UserMode")
     if not flags & (at.MDL_PAGES_LOCKED | at.MDL_SOURCE_IS_NONPAGED_POOL) or flags & at.MDL_MAPPED_TO_SYSTEM_VA:
         raise Bugcheck(
             SYSTEM_PTE_MISUSE, 0, body, reason="MmMapLockedPagesSpecifyCache of pages that are not locked, or twice"

@@ -72,7 +72,7 @@ def ob_reference_object_by_handle(
     """Microsoft Learn, ObReferenceObjectByHandle."""
     kernel.mem.set_u64(result, 0)
     kind = expected_kind(kernel, type_object)
-    record, granted = kernel.ob.handles.resolve(handle, kind, access=access, user=mode == USER_MODE)
+    record, granted = kernel.ob.handles.resolve_with_access(handle, kind, access=access, user=mode == USER_MODE)
     record.references += 1
     if information:
         kernel.mem.write(information, struct.pack("<II", 0, granted))
@@ -227,7 +227,7 @@ def ob_make_temporary_object(kernel: Kernel, body: int) -> None:
 @returns_status
 def zw_make_temporary_object(kernel: Kernel, handle: int) -> int:
     """Microsoft Learn, ZwMakeTemporaryObject."""
-    kernel.ob.make_temporary(kernel.ob.handles.resolve(handle)[0].body)
+    kernel.ob.make_temporary(kernel.ob.handles.resolve(handle).body)
     return STATUS_SUCCESS
 
 

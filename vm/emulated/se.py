@@ -46,7 +46,8 @@ TOKEN_POOL_TAG = int.from_bytes(b"SeTk", "little")
 TOKEN_TYPE_PRIMARY = 1
 TOKEN_USER, TOKEN_SESSION_ID, TOKEN_ELEVATION = 1, 12, 20
 """TOKEN_INFORMATION_CLASS (ntifs.h)."""
-SESSION_ID_SYSTEM, SESSION_ID_USER = 0, 1
+SESSION_ID = 0
+"""Everything on this machine runs in session 0."""
 
 OWNER_SECURITY_INFORMATION = 1
 GROUP_SECURITY_INFORMATION = 2
@@ -76,6 +77,9 @@ class SecurityMonitor:
         self.state = SecurityState()
         for name in _TOKENS:
             self.state.tokens[name] = kernel.ob.create("Token", TOKEN_BODY_SIZE)
+
+    def rebind(self) -> None:
+        """Nothing here aliases the state."""
 
     # Tokens
 
@@ -172,7 +176,7 @@ def _parts(descriptor: SecurityDescriptor, wanted: int) -> SecurityDescriptor:
 @returns_status
 def zw_set_security_object(kernel: Kernel, handle: int, parts: int, descriptor: int) -> int:
     """Microsoft Learn, ZwSetSecurityObject."""
-    record, _ = kernel.ob.handles.resolve(handle)
+    record = kernel.ob.handles.resolve(handle)
     kernel.se.set_descriptor(record, parts, SecurityDescriptor.read(kernel.mem.read, descriptor))
     return STATUS_SUCCESS
 
@@ -192,7 +196,7 @@ def zw_query_security_object(
     kernel: Kernel, handle: int, parts: int, buffer: int, length: int, needed: int
 ) -> int:
     """Microsoft Learn, ZwQuerySecurityObject: self-relative; STATUS_BUFFER_TOO_SMALL says how much is needed."""
-    descriptor = kernel.se.descriptor_of(kernel.ob.handles.resolve(handle)[0]) or SecurityDescriptor()
+    descriptor = kernel.se.descriptor_of(kernel.ob.handles.resolve(handle)) or SecurityDescriptor()
     data = _parts(descriptor, parts).to_bytes()
     kernel.mem.set_u32(needed, len(data))
     if length < len(data):
@@ -291,7 +295,7 @@ def se_single_privilege_check(kernel: Kernel, luid: int, mode: int) -> int:
 @EXPORTS.function("PsReferencePrimaryToken", args="ptr", irql=PASSIVE_LEVEL)
 def ps_reference_primary_token(kernel: Kernel, process: int) -> int:
     """Microsoft Learn, PsReferencePrimaryToken."""
-    token = kernel.se.state.tokens[kernel.se.account_of_process(kernel.ps.pid_of(process))]
+    token = kernel.se.state.tokens[kernel.se.account_of_process(kernel.ps.of_object(process).pid)]
     kernel.ob.reference(token)
     return token
 
@@ -320,7 +324,7 @@ def se_query_information_token(kernel: Kernel, token: int, kind: int, result: in
     """Microsoft Learn, SeQueryInformationToken: a pool block that the caller frees, except for the session id."""
     known = kernel.se.token(token)
     if kind == TOKEN_SESSION_ID:
-        kernel.mem.set_u32(result, SESSION_ID_SYSTEM if known is SYSTEM_TOKEN else SESSION_ID_USER)
+        kernel.mem.set_u32(result, SESSION_ID)
         return STATUS_SUCCESS
     if kind not in (TOKEN_USER, TOKEN_ELEVATION):
         raise MissingImport("ntoskrnl.exe", f"SeQueryInformationToken (information class {kind})")
