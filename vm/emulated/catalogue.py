@@ -21,13 +21,11 @@ from vm.emulated import (
     registry_rtl,
     rtl_codepages,
     rtl_security,
-    rtl_security,
     rtl_strings,
     se,
     seh,
     sync,
     timers,
-    work_items,
     work_items,
 )
 from vm.emulated.exports import ExportTable, merge
@@ -49,13 +47,11 @@ _MODULES = (
     registry_rtl,
     rtl_codepages,
     rtl_security,
-    rtl_security,
     rtl_strings,
     se,
     seh,
     sync,
     timers,
-    work_items,
     work_items,
 )
 
