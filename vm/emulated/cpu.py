@@ -18,6 +18,7 @@ from vm.emulated.exports import Export, decode
 from vm.emulated.faults import STATUS_ACCESS_VIOLATION, Bugcheck, KernelEvent, NtException, PageFault, Site
 from vm.emulated.layout import PCR, PCR_IRQL, PCR_SLOW_IRQL, TRAP_PAGE
 from vm.emulated.memory import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, EXECUTE, PAGEABLE, READ, WRITE
+from vm.emulated.ntstatus import NtStatusError
 
 if TYPE_CHECKING:
     from vm.emulated.image import LoadedImage
@@ -291,6 +292,8 @@ class Cpu:
         self._frame = _Frame((a, b, c, d), rsp, index)
         try:
             result = self._handlers[index]()
+        except NtStatusError as error:
+            _U64.pack_into(self._arena, self._page + stubs.RESULT, error.status)
         except Block as event:
             self._stop_with(event)
         except KernelEvent as event:

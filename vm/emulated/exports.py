@@ -6,7 +6,8 @@ the tables. A handler is a plain function of the kernel and the decoded argument
     @EXPORTS.function("ExFreePoolWithTag", args="ptr u32", irql=DISPATCH_LEVEL)
     def ex_free_pool_with_tag(kernel: Kernel, block: int, tag: int) -> None: ...
 
-Its return value lands in rax (None is 0). It may raise the events of `vm.emulated.faults`.
+Its return value lands in rax (None is 0). It may raise the events of `vm.emulated.faults`, and NtStatusError, whose
+status is then the return value.
 
 Argument types: `ptr`, `u64`, `size`, `handle` (64 bits), `i64`, `u32`, `i32`, `u16`, `u8`, and `bool` (a BOOLEAN: the
 low byte). `...` ends the list of a variadic function: its handler reads the rest with `kernel.cpu.argument(index)`.

@@ -80,6 +80,9 @@ class Pool:
         self._memory = kernel.mem
         self.state = PoolState()
 
+    def rebind(self) -> None:
+        """Nothing is cached."""
+
     def allocate(self, size: int, tag: int, *, paged: bool = False, zero: bool = True, site: int = 0) -> int:
         """A block of `size` bytes, or 0 when memory is short.
 

@@ -269,5 +269,5 @@ class Registry:
 
     def behind(self, handle: int) -> int:
         """Id of the key behind a handle; the key may be deleted. Raises NtStatusError for a handle of no key."""
-        record, _ = self._kernel.ob.handles.resolve(handle, "Key")
+        record = self._kernel.ob.handles.resolve(handle, "Key")
         return self.state.bodies[record.body]
