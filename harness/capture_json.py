@@ -151,9 +151,12 @@ def _plain_notification(value: Any) -> CaptureItem | None:
     values = dict(value)
     del values["event"]
     for key, given in values.items():
-        if type(given) is not kind[key] or (kind[key] is int and not 0 <= given <= _SIGNED):
+        if type(given) is not kind[key]:
             return None
-        if kind[key] is str and not (given.isascii() and len(given) <= MAXIMUM_TEXT_UNITS):
+        if isinstance(given, str):
+            if not given.isascii() or len(given) > MAXIMUM_TEXT_UNITS:
+                return None
+        elif not isinstance(given, int) or not 0 <= given <= _SIGNED:
             return None
     try:
         return _EVENTS[value["event"]](**values)  # type: ignore[no-any-return]

@@ -17,6 +17,7 @@ from harness.errors import InputError
 from harness.model import compare
 from harness.model.counters import Reported, check_statistics
 from harness.model.due import DueNotifications
+from harness.model.ground_truth import require_launch
 from harness.model.observe import Observer, Sequence
 from harness.model.predict import CAPABILITY_SUBSYSTEM_PROCESSES, ExpectedCreate, ExpectedExit, predict_launch
 from harness.model.progress import Progress
@@ -24,7 +25,7 @@ from harness.model.rules import MAXIMUM_RULES, RuleSet, is_valid, upcase
 from harness.model.tolerances import CLONE_NOTIFIED
 from harness.model.windows import ERROR_INVALID_PARAMETER
 from harness.notification import Create, Exit, Gap, Notification, canonical_text
-from harness.scenario import Scenario
+from harness.scenario import Clone, Launch, Scenario
 from harness.verdict import SPEC, Discrepancy, Findings, Kind, Verdict, show_text
 from vm.machine import ImageKind
 
@@ -69,6 +70,7 @@ class Checker:
 
     def __init__(self, header: CaptureHeader, scenario: Scenario | None = None) -> None:
         self._header = header
+        self._scenario = scenario
         self._findings = Findings()
         self._noted = Findings(limit=8)
         self._observer = Observer(Sequence.CONTIGUOUS if header.contiguous else Sequence.INCREASING, self._noted)
@@ -189,6 +191,10 @@ class Checker:
         self._drained = False
         self._launches += 1
         result = item.result
+        if self._scenario is not None and item.step is not None:
+            step = self._scenario.steps[item.step]
+            assert isinstance(step, (Launch, Clone))
+            require_launch(item, step, lambda label: self._processes[label].pid)
         if result.succeeded and result.pid is not None:
             self._processes[item.label] = _Process(result.pid, item.step, item.clone, item.subsystem)
         if not self._running or not result.notified:

@@ -46,6 +46,7 @@ _STATUS_OF_KIND: Final[Mapping[ImageKind, int]] = {
 }
 
 _VOLUME = re.compile(r"\\\?\?\\(?:[A-Za-z]:|Volume\{[^}\\]*\})(?=\\)|\\Device\\HarddiskVolume\d+(?=\\)")
+_OTHER_ROOT = re.compile(r"[^\\]|\\(?:\?\?|GLOBAL\?\?|Device|DosDevices|SystemRoot)\\", re.IGNORECASE)
 _UNC = re.compile(r"\\\?\?\\UNC(?=\\)", re.IGNORECASE)
 
 
@@ -68,9 +69,11 @@ def status_of_image(kind: ImageKind) -> int:
 def volume_relative(name: str) -> str | None:
     r"""FILE_OBJECT.FileName of a file opened by an NT path: without the volume. None when the path does not tell.
 
+    A name that has no volume is one already.
+
     A remote file's name begins with its server (``\server\share``): the redirector owns one device for all.
     """
     for prefix in (_VOLUME, _UNC):
         if match := prefix.match(name):
             return name[match.end() :]
-    return None
+    return None if _OTHER_ROOT.match(name) else name

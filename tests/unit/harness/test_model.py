@@ -176,6 +176,28 @@ def test_a_capture_of_another_scenario_is_refused():
         check(replace(EVERYTHING, name="other"), capture)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"parent_pid": 8}, "step 5, 'adopted': the scenario asks for parent .*, the machine says 8"),
+        ({"command_line": "other"}, "step 4, 'child': the scenario asks for command line '', the machine says 'other'"),
+        ({"creator_pid": 8}, "step 4, 'child': the scenario asks for creator .*, the machine says 8"),
+    ],
+)
+def test_ground_truth_that_contradicts_the_scenario_is_refused(change, message):
+    capture = run_scenario(EVERYTHING, FakeMachine(), image=IMAGE)
+    label = message.split("'")[1]
+    items = [
+        replace(item, result=replace(item.result, **change))
+        if isinstance(item, Launched) and item.label == label
+        else item
+        for item in capture.items
+    ]
+
+    with pytest.raises(InputError, match=message):
+        check(EVERYTHING, Capture(capture.header, items))
+
+
 def test_a_capture_that_lacks_a_step_is_refused():
     capture = run_scenario(EVERYTHING, FakeMachine(), image=IMAGE)
     items = [item for item in capture.items if not (isinstance(item, Launched) and item.label == "two")]

@@ -95,7 +95,10 @@ def test_a_set_is_valid_as_the_header_says(rules, valid):
         ("\\??\\UNC\\server\\share\\a.exe", "\\server\\share\\a.exe"),
         ("\\??\\Volume{1-2}\\a.exe", "\\a.exe"),
         ("\\Device\\HarddiskVolume12\\a.exe", "\\a.exe"),
+        ("\\Windows\\a.exe", "\\Windows\\a.exe"),
         ("\\SystemRoot\\a.exe", None),
+        ("\\Device\\Other\\a.exe", None),
+        ("C:\\a.exe", None),
     ],
 )
 def test_a_volume_relative_name_lacks_its_volume(name, relative):
