@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from unicorn.x86_const import UC_X86_REG_RSP
 
+from vm.emulated import exception_in_flight
 from vm.emulated.bugcheck import BugcheckCode, fast_fail_name
 from vm.emulated.exports import APC_LEVEL, PASSIVE_LEVEL, ExportTable
 from vm.emulated.faults import STATUS_ACCESS_VIOLATION, Bugcheck, KernelEvent, NtException, PageFault, Site
@@ -125,6 +126,8 @@ def dispatch(
     Raises:
         Bugcheck: a handler stopped the machine, or there is no stack left for the exception.
     """
+    if status == STATUS_INTEGER_DIVIDE_BY_ZERO or tuple(information) == (0, _INVALID_ADDRESS):
+        exception_in_flight.forget(kernel.cpu.engine)
     if status == STATUS_UNWIND and len(information) == 2:
         return _unwind_to_request(kernel, information, rip, registers)
     if status == STATUS_ACCESS_VIOLATION and len(information) == 2:
