@@ -89,6 +89,7 @@ class Cpu:
         self.engine = Engine(
             kernel.mem, on_trap=self._on_trap, on_fill=self._on_fill, on_interrupt=self._on_interrupt
         )
+        self._counters = self.engine.counters
         self.block_budget = kernel.options.block_budget
         self.engine.counters.block_limit = self.block_budget
         self._handlers: list[Callable[[], int | None]] = []
@@ -182,7 +183,7 @@ class Cpu:
         """Call a guest function with up to six arguments; returns rax."""
         depth = self._depth
         if depth == 0:
-            self.engine.counters.blocks = 0
+            self._counters.blocks = 0
         elif depth >= MAXIMUM_CALL_DEPTH:
             raise Bugcheck(0x7F, 8, reason="driver code and exports call each other without end (double fault)")
         frame = self._frame
@@ -190,7 +191,8 @@ class Cpu:
         try:
             _CALL.pack_into(self._arena, self._page + 64, a, b, c, d, function, e, f)
             self._run(self.stubs.invoke)
-            return self.call_result()
+            result: int = _U64.unpack_from(self._arena, self._page + stubs.CALL_RESULT)[0]
+            return result
         finally:
             self._depth = depth
             self._frame = frame
@@ -213,12 +215,15 @@ class Cpu:
             self._frame = frame
 
     def _run(self, address: int) -> None:
-        engine = self.engine
+        engine, arena, returned_at = self.engine, self._arena, self._page + stubs.CALL_RETURNED
         while True:
             self._event = None
             self._fault = None
-            error = engine.start(address, self.stubs.exit)
-            if not error and self._event is None and not engine.counters.stopped_at:
+            arena[returned_at] = 0
+            error = engine.start(address)
+            if arena[returned_at] and self._event is None:
+                # A call that this one is nested in may still fault: it must not look as if it had returned.
+                arena[returned_at] = 0
                 return
             address = self._after_stop(error)
 
@@ -230,7 +235,7 @@ class Cpu:
             stopped_at = engine.counters.stopped_at
             engine.counters.stopped_at = 0
             engine.counters.blocks = 0
-            raise self._at(BudgetExceeded("instruction budget"), Site(stopped_at, tuple(engine.registers())))
+            raise self._at(BudgetExceeded(f"executed {self.block_budget} basic blocks without returning"), Site(stopped_at, tuple(engine.registers())))
         if isinstance(event, Block):
             frame, site = self._frame, self._site_of(event)
             try:
@@ -249,6 +254,8 @@ class Cpu:
             exact = seh.exact_fault_address(self._kernel, site.rip, page, list(site.registers))
             status, information = STATUS_ACCESS_VIOLATION, (access, exact)
             event = PageFault(exact, access, why)
+        elif not error:
+            raise self._at(BudgetExceeded("halted the processor, which nothing will ever wake"), site)
         else:
             status, information = seh.STATUS_ILLEGAL_INSTRUCTION, ()
         if isinstance(event, PageFault):

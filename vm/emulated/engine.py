@@ -140,9 +140,9 @@ class Engine:
         self._native_hook(UC_HOOK_CODE, "on_instruction", begin, end - 1)
         self._uc.ctl_flush_tb()
 
-    def start(self, address: int, until: int) -> int:
-        """Run from an address until another is reached or something stops the engine; returns Unicorn's error."""
-        status: int = self._start(self._handle, address, until, 0, 0)
+    def start(self, address: int) -> int:
+        """Run from an address until HLT or until something stops the engine; returns Unicorn's error."""
+        status: int = self._start(self._handle, address, 0, 0, 0)
         return status
 
     def stop(self) -> None:

@@ -6,8 +6,7 @@ ready, and turns the kernel's events into the errors of vm.errors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +41,8 @@ ERROR_INVALID_PARAMETER = 87
 AGENT_IMAGE = "C:\\Windows\\System32\\services.exe"
 _FAILURES = {ImageKind.REQUIRES_ELEVATION: 0xC000042C, ImageKind.INVALID: 0xC000007B}
 PROFILES = ("observed", "documented")
+STOPPING = (Bugcheck, MissingImport, BudgetExceeded, Deadlock)
+"""Events after which the machine does not go on."""
 
 
 @dataclass
@@ -61,11 +62,15 @@ class UserMode:
         agent = kernel.ps.new_process(
             kernel.files.open_name(AGENT_IMAGE), kernel.files.file_name(AGENT_IMAGE), AGENT_IMAGE, parent_pid=4
         )
-        kernel.ps.insert_first_thread(agent)
         self.state.agent = agent.pid
+        self._kernel = kernel
+        self.agent_thread = kernel.ps.insert_first_thread(agent)
+        self.agent_thread.previous_mode = 1
 
     def rebind(self) -> None:
-        """Nothing is cached."""
+        """Find the agent's thread again after a restore."""
+        agent = self._kernel.ps.process(self.state.agent)
+        self.agent_thread = self._kernel.threads.state.threads[agent.first_thread]
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,28 @@ class EmulatedCheckpoint:
 
     kernel: KernelCheckpoint
     machine: int
+
+
+class _UserCall:
+    """Context of one user-mode call."""
+
+    __slots__ = ("_activity", "_machine")
+
+    def __init__(self, machine: EmulatedMachine, activity: Sequence[object]) -> None:
+        self._machine = machine
+        self._activity = activity
+
+    def __enter__(self) -> Kernel:
+        return self._machine.enter()
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if error is None:
+            try:
+                self._machine.leave()
+            except STOPPING as event:
+                raise self._machine.stop(event, self._activity) from None
+        elif isinstance(error, STOPPING):
+            raise self._machine.stop(error, self._activity) from None
 
 
 class EmulatedMachine:
@@ -125,31 +152,40 @@ class EmulatedMachine:
 
     # Entering the kernel
 
-    @contextmanager
-    def user_call(self, activity: str) -> Iterator[Kernel]:
-        """One user-mode call: everything that may run driver code goes through here."""
+    def user_call(self, *activity: object) -> _UserCall:
+        """One user-mode call: everything that may run driver code goes through here.
+
+        Args:
+            activity: words for reports, put together only when there is something to report.
+        """
+        return _UserCall(self, activity)
+
+    def enter(self) -> Kernel:
+        """Enter the kernel on the agent's thread. Raises what stopped the machine, if something has."""
+        if self._stopped is not None:
+            raise self._stopped
         if self._closed:
             raise MachineConfigurationError("the machine was closed; make a new one")
-        if self._stopped is not None:
-            raise self._stopped
         kernel = self.kernel
         kernel.clock.advance()
-        agent = kernel.ps.process(self._user.state.agent)
-        thread = kernel.threads.state.threads[agent.first_thread]
-        thread.previous_mode = 1
-        kernel.threads.set_current(thread)
-        try:
-            kernel.timers.expire()
-            yield kernel
-            kernel.threads.run_ready()
-            kernel.services.unload_idle()
-        except Bugcheck as event:
-            self._crash = self._report(event, activity)
+        kernel.threads.set_current(self._user.agent_thread)
+        kernel.timers.expire()
+        return kernel
+
+    def leave(self) -> None:
+        """Run what became ready, before the program goes on."""
+        self.kernel.threads.run_ready()
+        self.kernel.services.unload_idle()
+
+    def stop(self, event: KernelEvent, activity: Sequence[object]) -> DriverFault:
+        """The machine stops because of an event; the error that this and every later call raises."""
+        words = " ".join(str(word) for word in activity)
+        if isinstance(event, Bugcheck):
+            self._crash = self._report(event, words)
             self._stopped = MachineCrashed(self._crash)
-        except (MissingImport, BudgetExceeded, Deadlock) as event:
-            self._stopped = self._fault(event, activity)
-        if self._stopped is not None:
-            raise self._stopped
+        else:
+            self._stopped = self._fault(event, words)
+        return self._stopped
 
     def _report(self, event: Bugcheck, activity: str) -> CrashReport:
         rip, registers = (event.site.rip, event.site.registers) if event.site else (0, (0,) * 16)
@@ -170,11 +206,6 @@ class EmulatedMachine:
                 f"the driver calls {event.module}!{event.name}, which the emulated kernel does not implement, at {where} "
                 f"(while: {activity}). Add a function named {event.name} to the export table of the part of vm/emulated "
                 "that it belongs to, see docs/how-to/add-an-export.md, or run on a Windows machine"
-            )
-        if isinstance(event, BudgetExceeded):
-            return DriverHung(
-                f"the driver executed {self.kernel.options.block_budget} basic blocks without returning, at {where} "
-                f"(while: {activity})"
             )
         return DriverHung(f"the driver {event}, at {where} (while: {activity})")
 
@@ -236,7 +267,7 @@ class EmulatedMachine:
 
     def launch(self, request: LaunchRequest) -> LaunchResult:
         """CreateProcess, see the Machine protocol."""
-        with self.user_call(f"launch {request.image}") as kernel:
+        with self.user_call("launch", request.image) as kernel:
             creator = self._running(request.creator or self.agent_pid, "CreateProcessW")
             parent = self._running(request.parent or creator.pid, "CreateProcessW")
             files = kernel.files
@@ -289,7 +320,7 @@ class EmulatedMachine:
 
     def exit_process(self, pid: int, status: int = 0) -> None:
         """ExitProcess, see the Machine protocol."""
-        with self.user_call(f"exit of process {pid}") as kernel:
+        with self.user_call("exit of process", pid) as kernel:
             process = self._launched(pid, "ExitProcess")
             if process.suspended:
                 raise win32_error(

@@ -20,11 +20,11 @@ from vm.emulated.cpu import BudgetExceeded
 from vm.emulated.exports import PASSIVE_LEVEL, ExportTable
 from vm.emulated.faults import Bugcheck
 from vm.emulated.layout import (
-    ETHREAD_KERNEL_APC_DISABLE,
     FILE_OBJECT_SIZE,
     NOTIFY_TEXT,
     PAGE,
     PCR_HELD_COUNT,
+    PCR_IRQL,
     PS_CREATE_NOTIFY_INFO_SIZE,
 )
 from vm.emulated.memory import READ, WRITE
@@ -95,6 +95,8 @@ class NotifyRoutines:
         self._info_at = kernel.mem.locate(self.state.info)
         self._strings_at = kernel.mem.locate(self.state.strings)
         self._file_name_at = kernel.mem.locate(self.state.file_object + _FILE_NAME)
+        self._irql_at = kernel.pcr_offset + PCR_IRQL
+        self._held_at = kernel.pcr_offset + PCR_HELD_COUNT
         self._used = [0, 0, 0]
         self._active: tuple[Slot, ...] = ()
         self._running: list[Slot] = []
@@ -180,32 +182,35 @@ class NotifyRoutines:
                 self._call(slot, thread, process.object, process.pid, 0)
 
     def _call(self, slot: Slot, thread: Thread, a: int, b: int, c: int) -> None:
-        kernel = self._kernel
-        arena = self._arena
-        kernel.threads.set_current(thread)
-        apc_at = kernel.mem.locate(thread.object + ETHREAD_KERNEL_APC_DISABLE)
+        arena, apc_at = self._arena, thread.apc_at
+        self._kernel.threads.set_current(thread)
         before = arena[apc_at : apc_at + 8]
         arena[apc_at : apc_at + 8] = _APC_DISABLED_ONCE
         self._running.append(slot)
         try:
             self._cpu.call(slot.routine, a, b, c)
         except (Bugcheck, Deadlock, BudgetExceeded) as event:
-            event.add_note(f"in the process notify routine {kernel.describe_code(slot.routine + 1)}")
+            event.add_note(f"in the process notify routine {self._kernel.describe_code(slot.routine + 1)}")
             raise
         finally:
             self._running.pop()
-        if kernel.irql:
-            raise self._returned_wrong(slot, 0xC8, kernel.irql, f"at IRQL {kernel.irql}")
-        if arena[apc_at : apc_at + 8] != _APC_DISABLED_ONCE:
-            kernel_apc, special_apc = struct.unpack("<ii", arena[apc_at : apc_at + 8])
-            raise self._returned_wrong(
-                slot, 0x1, kernel_apc & 0xFFFFFFFF,
-                f"with another APC-disable count: {kernel_apc} and {special_apc} instead of -1 and 0, so a critical "
-                "region was entered and not left, or left twice",
-            )  # fmt: skip
-        if kernel.pcr_u8(PCR_HELD_COUNT):
-            raise self._returned_wrong(slot, 0xC4, 0x40009, "holding a spin lock")
+        if arena[self._irql_at] or arena[self._held_at] or arena[apc_at : apc_at + 8] != _APC_DISABLED_ONCE:
+            self._check_after(slot, arena[apc_at : apc_at + 8])
         arena[apc_at : apc_at + 8] = before
+
+    def _check_after(self, slot: Slot, apc_counts: bytes) -> None:
+        """Say what a routine that returned left changed."""
+        irql = self._kernel.irql
+        if irql:
+            raise self._returned_wrong(slot, 0xC8, irql, f"at IRQL {irql}")
+        if self._kernel.pcr_u8(PCR_HELD_COUNT):
+            raise self._returned_wrong(slot, 0xC4, 0x40009, "holding a spin lock")
+        kernel_apc, special_apc = struct.unpack("<ii", apc_counts)
+        raise self._returned_wrong(
+            slot, 0x1, kernel_apc & 0xFFFFFFFF,
+            f"with another APC-disable count: {kernel_apc} and {special_apc} instead of -1 and 0, so a critical region "
+            "was entered and not left, or left twice",
+        )  # fmt: skip
 
     def _returned_wrong(self, slot: Slot, code: int, detail: int, how: str) -> Bugcheck:
         where = self._kernel.describe_code(slot.routine + 1)

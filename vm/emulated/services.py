@@ -75,9 +75,10 @@ class Service:
 
 @dataclass
 class ServicesState:
-    """What a checkpoint keeps: services by upper-case name."""
+    """What a checkpoint keeps: services by upper-case name, and the names of those that wait to be unloaded."""
 
     services: dict[str, Service] = field(default_factory=dict)
+    stopping: list[str] = field(default_factory=list)
 
 
 class Services:
@@ -164,13 +165,13 @@ class Services:
                 ERROR_INVALID_SERVICE_CONTROL, "ControlService", detail=f"{service.image.name} has no unload routine"
             )
         service.state = ServiceState.STOP_PENDING
+        self.state.stopping.append(service.name.upper())
         self._unload_if_idle(service)
 
     def unload_idle(self) -> None:
         """Finish stops that waited for handles to be closed."""
-        for service in list(self.state.services.values()):
-            if service.state == ServiceState.STOP_PENDING:
-                self._unload_if_idle(service)
+        for name in tuple(self.state.stopping):
+            self._unload_if_idle(self.state.services[name])
 
     def delete(self, name: str) -> None:
         """DeleteService: at once when stopped, else when it stops."""
@@ -189,6 +190,7 @@ class Services:
         kernel = self._kernel
         if kernel.io.is_busy(service.driver):
             return
+        self.state.stopping.remove(service.name.upper())
         self._on_system_thread(kernel.mem.u64(service.driver + _DRIVER_UNLOAD), service.driver)
         self._gone(service)
         self._forget_deleted(service)

@@ -2,7 +2,7 @@
 
 Every import that the host implements gets a *trap stub*: it stores the four argument registers, the stack pointer and
 its own number into the trap page, executes IN, loads the result from the trap page and returns. The *invoke stub* is
-the way in: it loads target and arguments from the trap page, calls, stores the result and ends at a known address.
+the way in: it loads target and arguments from the trap page, calls, stores the result, says so, and halts.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ CALL_ARGUMENTS = 64
 CALL_TARGET = 96
 CALL_STACK_ARGUMENTS = 104
 CALL_RESULT = 120
+CALL_RETURNED = 128
 
 _STUB_SIZE = 64
 
@@ -57,7 +58,7 @@ class Stubs:
 
     Attributes:
         invoke: where the engine starts to call `CALL_TARGET`.
-        exit: where it ends then.
+        exit: where it halts.
     """
 
     def __init__(self, memory: Memory) -> None:
@@ -101,8 +102,10 @@ class Stubs:
         stub.memory(_LOAD_R8, CALL_ARGUMENTS + 16).memory(_LOAD_R9, CALL_ARGUMENTS + 24)
         stub.memory(_CALL, CALL_TARGET).memory(_STORE_RAX, CALL_RESULT)
         stub.raw(b"\x48\x89\xec\x5d")  # mov rsp,rbp; pop rbp
+        stub.memory(_STORE_U32, CALL_RETURNED, struct.pack("<I", 1))
         end = stub.here()
-        stub.raw(b"\x90")
+        # HLT ends the engine. An end address given to the engine would cost it a retranslation at every call.
+        stub.raw(b"\xf4")
         return self.code(stub.code), end
 
     def is_invoke(self, address: int) -> bool:

@@ -11,6 +11,7 @@ if its caller agreed, and its call goes on when it returns from the kernel.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -36,6 +37,7 @@ STATUS_TIMEOUT = 0x102
 SYSTEM_PID = 4
 _MAXIMUM_SWITCHES = 100_000
 _ENDED = "ended wait"
+_U64 = struct.Struct("<Q")
 _RSP_REGISTER = GENERAL_REGISTERS[RSP]
 
 
@@ -72,7 +74,7 @@ class WaitBlock:
     detail: int = 0
 
 
-@dataclass
+@dataclass(slots=True)
 class Thread:
     """One kernel thread.
 
@@ -80,6 +82,7 @@ class Thread:
         tid: thread id.
         pid: process it belongs to.
         object: its ETHREAD.
+        apc_at: arena offset of its two APC-disable counts.
         stack: top of its kernel stack, 0 while it has none.
         routine, argument: where a system thread starts.
         context: processor state while it does not run, None before its first run.
@@ -93,6 +96,7 @@ class Thread:
     tid: int
     pid: int
     object: int
+    apc_at: int = 0
     stack: int = 0
     routine: int = 0
     argument: int = 0
@@ -138,6 +142,7 @@ class Scheduler:
         self.state = SchedulerState()
         self.conditions: dict[str, Condition] = {_ENDED: lambda _thread, wait: wait.detail}
         self.continuations: dict[str, Callable[[int, int], None]] = {}
+        self._arena = kernel.mem.arena
         self._current_at = kernel.pcr_offset + PRCB_CURRENT_THREAD
         self.state.foreground_stack = self._take_stack()
 
@@ -163,7 +168,7 @@ class Scheduler:
 
     def create(self, tid: int, pid: int, body: int) -> Thread:
         """A thread that does not run kernel code yet; `body` is its ETHREAD."""
-        thread = Thread(tid, pid, body)
+        thread = Thread(tid, pid, body, apc_at=self._kernel.mem.locate(body + ETHREAD_KERNEL_APC_DISABLE))
         self.state.threads[tid] = thread
         self.state.by_object[thread.object] = tid
         return thread
@@ -180,9 +185,9 @@ class Scheduler:
 
     def set_current(self, thread: Thread) -> None:
         """Make a thread the one that PsGetCurrentThread names, without switching stacks."""
-        self.state.current = thread.tid
-        arena = self._kernel.mem.arena
-        arena[self._current_at : self._current_at + 8] = thread.object.to_bytes(8, "little")
+        if self.state.current != thread.tid:
+            self.state.current = thread.tid
+            _U64.pack_into(self._arena, self._current_at, thread.object)
 
     def start_system_thread(self, thread: Thread, routine: int, argument: int) -> None:
         """Make a thread ready to run `routine(argument)` in kernel mode."""
@@ -385,7 +390,7 @@ class Scheduler:
 
     def apc_state(self, thread: Thread) -> bytes:
         """The two APC-disable counts of a thread, for comparison before and after a callback."""
-        return self._kernel.mem.arena_bytes(thread.object + ETHREAD_KERNEL_APC_DISABLE, 8)
+        return self._arena[thread.apc_at : thread.apc_at + 8]
 
     def change_apc_disable(self, thread: Thread, change: int) -> None:
         """Enter (-1) or leave (+1) a critical region on behalf of a thread."""
