@@ -288,6 +288,8 @@ class IoManager:
         mem.set_u64(body + at.DEVICE_OBJECT_EXTENSION, extension)
         mem.write(extension, struct.pack("<HHIQ", 13, at.DEVICE_OBJECT_EXTENSION_SIZE, 0, body))
         mem.set_u64(driver + at.DRIVER_DEVICE_OBJECT, body)
+        kernel.ob.reference(driver)
+        kernel.ob.record(driver).pins += 1
         self.state.devices[body] = Device(body, driver, name or "", site)
         return body
 
@@ -349,6 +351,7 @@ class IoManager:
             mem.set_u64(link, mem.u64(device.body + at.DEVICE_NEXT_DEVICE))
         del self.state.devices[device.body]
         self._kernel.ob.dereference(device.body)
+        self._kernel.ob.unpin(self._kernel.ob.record(device.driver))
 
     def top_of_stack(self, body: int) -> int:
         """The device that requests to `body` go to: the highest one attached (IoGetAttachedDevice)."""
