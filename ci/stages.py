@@ -155,7 +155,9 @@ def _module(*arguments: str) -> tuple[str, ...]:
 def _pytest(name: str, arguments: Sequence[str], *, measured: bool = False) -> Stage:
     report = REPORTS / f"{name}.xml"
     runner = ("coverage", "run", "-m", "pytest") if measured else ("pytest",)
-    return Stage(name, _module(*runner, "-n", WORKERS, f"--junit-xml={report}", *arguments), report)
+    # Some modules of the tests share a costly fixture (a wheel, an environment), which only one worker should make.
+    spread = ("--dist", "loadscope") if measured else ()
+    return Stage(name, _module(*runner, "-n", WORKERS, *spread, f"--junit-xml={report}", *arguments), report)
 
 
 if __name__ == "__main__":
