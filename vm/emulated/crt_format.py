@@ -40,8 +40,13 @@ def _unbounded(kernel: Kernel, buffer: int, output: bytes, unit: int) -> int:
 
 
 def _counted(kernel: Kernel, buffer: int, count: int, output: bytes, unit: int) -> int:
-    """_snprintf: no terminator when the output fills the buffer exactly, -1 when it does not fit."""
+    """_snprintf: no terminator when the output fills the buffer exactly, -1 when it does not fit.
+
+    Without a buffer and with a count of 0 the answer is the length of the output.
+    """
     length = len(output) // unit
+    if not count:
+        return length if not buffer or not length else FAILED
     if length < count:
         output += bytes(unit)
     kernel.mem.write(buffer, output[: count * unit])

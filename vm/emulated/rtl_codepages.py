@@ -79,7 +79,8 @@ def rtl_ansi_string_to_unicode_size(kernel: Kernel, string: int) -> int:
 
 def _deliver(kernel: Kernel, target: int, room: int, stored: int, text: bytes, unit: int) -> int:
     kept = text[: room // unit * unit]
-    kernel.mem.write(target, kept)
+    if kept:
+        kernel.mem.write(target, kept)
     if stored:
         kernel.mem.set_u32(stored, len(kept))
     return STATUS_SUCCESS if len(kept) == len(text) else STATUS_BUFFER_OVERFLOW
@@ -142,7 +143,8 @@ def _unicode_answer(kernel: Kernel, target: int, room: int, stored: int, text: b
     kept = text[: room // unit * unit]
     if len(kept) < len(text):
         kept = _whole_characters(kept, unit)
-    kernel.mem.write(target, kept)
+    if kept:
+        kernel.mem.write(target, kept)
     if stored:
         kernel.mem.set_u32(stored, len(kept))
     return mapped if len(kept) == len(text) else STATUS_BUFFER_TOO_SMALL

@@ -62,7 +62,7 @@ def store(kernel: Kernel, target: int, text: bytes, terminator: bytes, *, alloca
     if len(text) > MAXIMUM_STRING - len(terminator):
         return STATUS_INVALID_PARAMETER_2
     if allocate:
-        buffer = kernel.pool.allocate(size, STRING_TAG, paged=True)
+        buffer = kernel.pool.allocate(max(size, 2), STRING_TAG, paged=True)
         if not buffer:
             return STATUS_NO_MEMORY
         kernel.mem.set_unicode_string(target, len(text), size, buffer)
@@ -71,7 +71,8 @@ def store(kernel: Kernel, target: int, text: bytes, terminator: bytes, *, alloca
     else:
         buffer = kernel.mem.u64(target + 8)
         kernel.mem.set_u16(target, len(text))
-    kernel.mem.write(buffer, text + terminator)
+    if size:
+        kernel.mem.write(buffer, text + terminator)
     return STATUS_SUCCESS
 
 
@@ -84,7 +85,8 @@ def _change_case(kernel: Kernel, target: int, source: int, allocate: bool, table
         return store(kernel, target, text, b"", allocate=True, too_small=STATUS_BUFFER_OVERFLOW)
     if kernel.mem.u16(target + 2) < len(text):
         return STATUS_BUFFER_OVERFLOW
-    kernel.mem.write(kernel.mem.u64(target + 8), text)
+    if text:
+        kernel.mem.write(kernel.mem.u64(target + 8), text)
     kernel.mem.set_u16(target, len(text))
     return STATUS_SUCCESS
 
@@ -111,7 +113,8 @@ def rtl_downcase_unicode_char(_kernel: Kernel, unit: int) -> int:
 def rtl_upper_string(kernel: Kernel, target: int, source: int) -> None:
     """Microsoft Learn, RtlUpperString: as much as fits."""
     text = bytes_of(kernel, source).upper()[: kernel.mem.u16(target + 2)]
-    kernel.mem.write(kernel.mem.u64(target + 8), text)
+    if text:
+        kernel.mem.write(kernel.mem.u64(target + 8), text)
     kernel.mem.set_u16(target, len(text))
 
 
@@ -187,7 +190,8 @@ def _append(kernel: Kernel, target: int, text: bytes) -> int:
     length = kernel.mem.u16(target)
     if length + len(text) > kernel.mem.u16(target + 2):
         return STATUS_BUFFER_TOO_SMALL
-    kernel.mem.write(kernel.mem.u64(target + 8) + length, text)
+    if text:
+        kernel.mem.write(kernel.mem.u64(target + 8) + length, text)
     kernel.mem.set_u16(target, length + len(text))
     return STATUS_SUCCESS
 
