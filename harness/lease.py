@@ -59,7 +59,7 @@ class Lease:
             raise HarnessError("a scenario needs a machine that has been prepared")
         ran = run_scenario(scenario, self.machine, image=image)
         capture = Capture(ran.header, tuple(ran.items))
-        verdict = check(capture, scenario)
+        verdict = check(scenario, capture)
         self.verdicts.append(verdict)
         return capture, verdict
 

@@ -1,4 +1,4 @@
-"""Who may open the device ("Controlling Device Access" of the Windows driver documentation; FILE_DEVICE_SECURE_OPEN)."""
+"""Who may open the device ("Controlling Device Access", FILE_DEVICE_SECURE_OPEN of the driver documentation)."""
 
 from __future__ import annotations
 
