@@ -108,8 +108,10 @@ def describe_address(kernel: Kernel, address: int) -> str | None:
         offset = (address - layout.STACKS) % layout.STACK_STRIDE
         inside = "inside" if offset < layout.STACK_SIZE else "outside"
         return f"0x{address:X} is {inside} a kernel stack"
-    if address < layout.SYSTEM_RANGE_START:
+    if address < layout.USER_PROBE_ADDRESS:
         return f"0x{address:X} is a user-mode address"
+    if address < layout.SYSTEM_RANGE_START:
+        return f"0x{address:X} is no address: bits 48 to 63 differ from bit 47"
     return None
 
 

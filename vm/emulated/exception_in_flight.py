@@ -36,7 +36,9 @@ def _offset() -> int:
         raise MachineBroken(f"the CPU emulator failed on a division by zero: {error}") from error
     after = bytes(probe.context_save())
     found = [
-        at for at in range(0, len(before) - 3, 4) if before[at : at + 4] == _NONE and after[at : at + 4] == _DIVIDE_ERROR
+        at
+        for at in range(0, len(before) - 3, 4)
+        if before[at : at + 4] == _NONE and after[at : at + 4] == _DIVIDE_ERROR
     ]
     if len(found) != 1:
         raise MachineBroken("this version of unicorn keeps its exception state elsewhere; install unicorn 2.1")

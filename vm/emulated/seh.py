@@ -18,12 +18,29 @@ from typing import TYPE_CHECKING, Final
 from unicorn.x86_const import UC_X86_REG_RSP
 
 from vm.emulated import exception_in_flight
-from vm.emulated.bugcheck import BugcheckCode, fast_fail_name
+from vm.emulated.bugcheck import BugcheckCode
 from vm.emulated.exports import APC_LEVEL, PASSIVE_LEVEL, ExportTable
-from vm.emulated.faults import STATUS_ACCESS_VIOLATION, Bugcheck, KernelEvent, NtException, PageFault, Site
+from vm.emulated.faults import STATUS_ACCESS_VIOLATION, Bugcheck, NtException, PageFault
 from vm.emulated.layout import PAGE, USER_PROBE_ADDRESS
-from vm.emulated.memory import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE
+from vm.emulated.memory import ACCESS_READ, ACCESS_WRITE
 from vm.emulated.operands import exact_fault_address
+from vm.emulated.processor_exceptions import (
+    INVALID_ADDRESS,
+    STATUS_ASSERTION_FAILURE,
+    STATUS_BREAKPOINT,
+    STATUS_DATATYPE_MISALIGNMENT,
+    STATUS_ILLEGAL_INSTRUCTION,
+    STATUS_INTEGER_DIVIDE_BY_ZERO,
+    STATUS_INTEGER_OVERFLOW,
+    STATUS_NONCONTINUABLE_EXCEPTION,
+    STATUS_PRIVILEGED_INSTRUCTION,
+    STATUS_SINGLE_STEP,
+    STATUS_UNWIND,
+    SYSTEM_HALF,
+    USER_HALF_END,
+    event_of_interrupt,
+    unhandled,
+)
 from vm.emulated.unwind import (
     FLAG_EXCEPTION_HANDLER,
     FLAG_UNWIND_HANDLER,
@@ -39,21 +56,18 @@ if TYPE_CHECKING:
 
     from vm.emulated.kernel import Kernel
 
-__all__ = ["EXPORTS", "Resume", "dispatch", "event_of_interrupt", "exact_fault_address", "unhandled"]
+__all__ = [
+    "EXPORTS",
+    "STATUS_ILLEGAL_INSTRUCTION",
+    "STATUS_PRIVILEGED_INSTRUCTION",
+    "Resume",
+    "dispatch",
+    "event_of_interrupt",
+    "exact_fault_address",
+    "unhandled",
+]
 
 EXPORTS = ExportTable()
-
-# ntstatus.h
-STATUS_UNWIND: Final = 0xC0000027
-STATUS_DATATYPE_MISALIGNMENT: Final = 0x80000002
-STATUS_BREAKPOINT: Final = 0x80000003
-STATUS_SINGLE_STEP: Final = 0x80000004
-STATUS_ILLEGAL_INSTRUCTION: Final = 0xC000001D
-STATUS_NONCONTINUABLE_EXCEPTION: Final = 0xC0000025
-STATUS_INTEGER_DIVIDE_BY_ZERO: Final = 0xC0000094
-STATUS_INTEGER_OVERFLOW: Final = 0xC0000095
-STATUS_PRIVILEGED_INSTRUCTION: Final = 0xC0000096
-STATUS_ASSERTION_FAILURE: Final = 0xC0000420
 
 _CONTINUABLE: Final = frozenset(
     {
@@ -80,24 +94,7 @@ _POINTERS_AFTER_DISPATCHER: Final = _DISPATCHER_SIZE
 
 _MAXIMUM_FRAMES: Final = 1024
 _MAXIMUM_SCOPES: Final = 4096
-_SYSTEM_HALF: Final = 0xFFFF_8000_0000_0000
-_USER_HALF_END: Final = 0x0000_8000_0000_0000
-_INVALID_ADDRESS: Final = (1 << 64) - 1
 _U32: Final = 0xFFFF_FFFF
-
-# Vectors (Intel 64 manual, volume 3) and the interrupts that Windows uses for itself.
-_DOUBLE_FAULT, _FAST_FAIL, _ASSERTION, _DEBUG_SERVICE = 8, 0x29, 0x2C, 0x2D
-_INSTRUCTION_SIZE: Final = {3: 1, _FAST_FAIL: 2, _ASSERTION: 2, _DEBUG_SERVICE: 2}
-"""Of the instruction that raises a software interrupt: Windows reports its own address."""
-_VECTOR_STATUS: Final = {
-    0: STATUS_INTEGER_DIVIDE_BY_ZERO,
-    1: STATUS_SINGLE_STEP,
-    3: STATUS_BREAKPOINT,
-    4: STATUS_INTEGER_OVERFLOW,
-    6: STATUS_ILLEGAL_INSTRUCTION,
-    _ASSERTION: STATUS_ASSERTION_FAILURE,
-    _DEBUG_SERVICE: STATUS_BREAKPOINT,
-}
 
 
 @dataclass(frozen=True)
@@ -126,16 +123,16 @@ def dispatch(
     Raises:
         Bugcheck: a handler stopped the machine, or there is no stack left for the exception.
     """
-    if status == STATUS_INTEGER_DIVIDE_BY_ZERO or tuple(information) == (0, _INVALID_ADDRESS):
+    if status == STATUS_INTEGER_DIVIDE_BY_ZERO or tuple(information) == (0, INVALID_ADDRESS):
         exception_in_flight.forget(kernel.cpu.engine)
     if status == STATUS_UNWIND and len(information) == 2:
         return _unwind_to_request(kernel, information, rip, registers)
     if status == STATUS_ACCESS_VIOLATION and len(information) == 2:
         access, address = information
-        if address >= _SYSTEM_HALF or (kernel.irql >= 2 and address < _USER_HALF_END):
+        if address >= SYSTEM_HALF or (kernel.irql >= 2 and address < USER_HALF_END):
             return None  # Windows stops at such a fault; no handler sees it ("Bug Check 0x50").
         # Of an address that is not canonical the processor does not say what was touched.
-        information = (0, _INVALID_ADDRESS) if address >= _USER_HALF_END else (access, address)
+        information = (0, INVALID_ADDRESS) if address >= USER_HALF_END else (access, address)
     dispatcher = _Dispatcher(kernel, status, information, rip, registers)
     resume = dispatcher.search()
     if resume is not None and dispatcher.continued and status not in _CONTINUABLE:
@@ -270,9 +267,7 @@ class _Dispatcher:
         return Resume(rip, registers)
 
 
-def _unwind_to_request(
-    kernel: Kernel, information: Sequence[int], rip: int, registers: Sequence[int]
-) -> Resume | None:
+def _unwind_to_request(kernel: Kernel, information: Sequence[int], rip: int, registers: Sequence[int]) -> Resume | None:
     """Serve RtlUnwind and _local_unwind, which arrive as an exception of their own."""
     target_frame, target = information
     return _Dispatcher(kernel, STATUS_UNWIND, (), rip, registers).unwind_frames(target_frame, target, 0)
@@ -313,76 +308,6 @@ def c_specific_handler(kernel: Kernel, record: int, frame: int, _context: int, d
                 memory.set_u64(dispatcher + _TARGET_IP, base + jump)
                 return _CONTINUE_SEARCH
     return _CONTINUE_SEARCH
-
-
-def unhandled(kernel: Kernel, status: int, information: Sequence[int], rip: int, why: str = "") -> Bugcheck:
-    """The bugcheck for an exception that nothing handled.
-
-    Sources: Microsoft Learn, "Bug Check 0x1E", "0x50", "0xA", "0xD1", "0xBE", "0xFC".
-
-    Args:
-        kernel: the machine.
-        status: exception code.
-        information: EXCEPTION_RECORD.ExceptionInformation.
-        rip: the instruction at fault.
-        why: why the page table refused the access, if it did.
-    """
-    first, second, *_ = (*information, 0, 0)
-    if status == STATUS_ACCESS_VIOLATION and len(information) == 2:
-        access, address = first, second
-        if _USER_HALF_END <= address < _SYSTEM_HALF:
-            return Bugcheck(
-                BugcheckCode.KMODE_EXCEPTION_NOT_HANDLED, status, rip, 0, _INVALID_ADDRESS,
-                reason=f"access through 0x{address:X}, which is no address: bits 48 to 63 differ from bit 47",
-            )  # fmt: skip
-        known = kernel.kernel_fault(address, access, why, rip)
-        if known is not None:
-            return known
-        if kernel.irql >= 2:
-            code = BugcheckCode.DRIVER_IRQL_NOT_LESS_OR_EQUAL
-            return Bugcheck(
-                code, address, kernel.irql, access, rip,
-                reason=f"{_verb(access)} of user address 0x{address:X} at IRQL {kernel.irql}",
-            )  # fmt: skip
-        what = f"{_verb(access)} of user address 0x{address:X} outside __try"
-        if address < 0x10000:
-            what = f"{_verb(access)} through a null pointer, address 0x{address:X}"
-        return Bugcheck(BugcheckCode.KMODE_EXCEPTION_NOT_HANDLED, status, rip, access, address, reason=what)
-    return Bugcheck(
-        BugcheckCode.KMODE_EXCEPTION_NOT_HANDLED, status, rip, first, second,
-        reason=f"exception 0x{status:08X} was raised and nothing handled it",
-    )  # fmt: skip
-
-
-def _verb(access: int) -> str:
-    return {ACCESS_READ: "read", ACCESS_WRITE: "write", ACCESS_EXECUTE: "execution"}.get(access, "access")
-
-
-def event_of_interrupt(_kernel: Kernel, vector: int, rip: int, registers: Sequence[int]) -> KernelEvent:
-    """What a processor exception or software interrupt of driver code means.
-
-    Args:
-        vector: interrupt vector.
-        rip: the instruction pointer, behind the instruction for a software interrupt.
-        registers: the 16 general registers.
-    """
-    rip -= _INSTRUCTION_SIZE.get(vector, 0)
-    if vector == _FAST_FAIL:
-        code = registers[1] & _U32
-        bugcheck = Bugcheck(
-            BugcheckCode.KERNEL_SECURITY_CHECK_FAILURE, code, reason=f"fast fail {code}: {fast_fail_name(code)}"
-        )
-        bugcheck.site = Site(rip, tuple(registers))
-        return bugcheck
-    if vector == _DOUBLE_FAULT:
-        bugcheck = Bugcheck(BugcheckCode.UNEXPECTED_KERNEL_MODE_TRAP, _DOUBLE_FAULT, reason="double fault")
-        bugcheck.site = Site(rip, tuple(registers))
-        return bugcheck
-    status = _VECTOR_STATUS.get(vector)
-    if status is not None:
-        return NtException(status, rip=rip)
-    # Everything else is a general protection fault, which Windows reports as an access violation of no address.
-    return NtException(STATUS_ACCESS_VIOLATION, 0, _INVALID_ADDRESS, rip=rip)
 
 
 # Exports that raise

@@ -17,7 +17,7 @@ from elftools.common.exceptions import DWARFError, ELFError
 from elftools.dwarf.descriptions import describe_form_class
 from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DwarfConfig, DWARFInfo
 
-from vm.emulated.pe import BadImage, Reader, read_headers, read_sections
+from vm.emulated.pe_headers import BadImage, Reader, read_headers, read_sections
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -163,7 +163,7 @@ def test_a_small_section_alignment_gives_shared_pages_the_rights_of_all(kernel):
 
 
 @pytest.mark.parametrize(
-    "break_it,said",
+    ("break_it", "said"),
     [
         (lambda d: b"", "not a PE"),
         (lambda d: b"#!/bin/sh\n" * 40, "not a PE"),

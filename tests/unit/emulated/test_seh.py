@@ -32,7 +32,7 @@ def call(request):
 
 @pytest.mark.parametrize("bad", [NULL, NOT_CANONICAL])
 @pytest.mark.parametrize(
-    "function,good_result,caught",
+    ("function", "good_result", "caught"),
     [
         ("Catch", 42, ACCESS_VIOLATION),
         ("CatchFromCallee", 43, 0xFFFF_FFFE),
@@ -86,7 +86,7 @@ def test_handlers_may_run_any_number_of_times(call):
 
 
 @pytest.mark.parametrize(
-    "address,length,alignment,write,status",
+    ("address", "length", "alignment", "write", "status"),
     [
         (GOOD, 4, 4, 0, 0),
         (NULL, 4, 4, 0, 0),

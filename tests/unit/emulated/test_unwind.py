@@ -68,7 +68,11 @@ def instructions(loaded):
 
 def info(flags=0, prolog=0, frame=0, slots=(), tail=b""):
     padded = (*slots, 0) if len(slots) % 2 else slots
-    return struct.pack("<BBBB", 1 | flags << 3, prolog, len(slots), frame) + struct.pack(f"<{len(padded)}H", *padded) + tail
+    return (
+        struct.pack("<BBBB", 1 | flags << 3, prolog, len(slots), frame)
+        + struct.pack(f"<{len(padded)}H", *padded)
+        + tail
+    )
 
 
 def test_large_allocations_and_far_saves_are_read_with_their_operands():
