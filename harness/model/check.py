@@ -203,6 +203,8 @@ class Checker:
         prediction = predict_launch(item, self._rules, kind, self._capabilities)
         if prediction.create is not None:
             self._due.push(prediction.create)
+        if result.pid is not None and (prediction.create is None or item.clone):
+            self._observer.allow_unreported(result.pid)
         if not result.succeeded:
             exit_ = prediction.exit
             if exit_ is None and prediction.create is not None:

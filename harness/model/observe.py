@@ -12,7 +12,8 @@ A window may begin and end anywhere, so an exit from `unseen` and an end in `liv
 accepts exactly the sequences that some Windows run can produce; what it lets pass is not detectable from the pid alone.
 That a pid acts and is then created without an exit between is accepted for parents: the recorded histories hold such
 a case, seen by two independent witnesses (a lost exit). A creating thread is alive during the call, so with
-an unbroken sequence a creator is held to it.
+an unbroken sequence a creator is held to it. A process that nobody is told of (a subsystem process, for a routine
+registered with the Ex API) may take a gone pid over and act; ground truth tells the observer where there is some.
 
 Memory: one entry for each live process; pids known to be gone are remembered in two generations of bounded size.
 """
@@ -59,6 +60,7 @@ class Observer:
         "_gone_before",
         "_live",
         "_next",
+        "_unreported",
         "creates",
         "exits",
         "gaps",
@@ -73,6 +75,7 @@ class Observer:
         self._acting: set[int] = set()
         self._gone: set[int] = set()
         self._gone_before: set[int] = set()
+        self._unreported: set[int] = set()
         self._next = 0
         self.creates = 0
         self.exits = 0
@@ -91,6 +94,13 @@ class Observer:
     def is_gone(self, pid: int) -> bool:
         """Whether the process exited and none was created under its pid since."""
         return pid in self._gone or pid in self._gone_before
+
+    def allow_unreported(self, pid: int) -> None:
+        """A process that no notification tells of has this pid (a subsystem process), so the pid may act when gone.
+
+        It holds until a creation under the pid is reported.
+        """
+        self._unreported.add(pid)
 
     def begin(self, next_sequence: int) -> None:
         """A driver was started or found running: nothing is known of any pid, the next number is `next_sequence`.
@@ -152,6 +162,8 @@ class Observer:
         if gone_before:
             gone_before.discard(pid)
         live[pid] = create.image_name
+        if self._unreported:
+            self._unreported.discard(pid)
         status = create.status
         if status is not None and status & 0x80000000:
             self._denied[pid] = status
@@ -216,7 +228,7 @@ class Observer:
             self._report(Kind.PARENT, "a parent pid that is a multiple of 4", str(parent), create, _LIFE)
         elif parent == create.pid:
             self._report(Kind.PARENT, "a parent other than the process itself", str(parent), create, _PAIRS)
-        else:
+        elif parent not in self._unreported:
             self._report(Kind.PARENT, "a parent that runs", f"pid {parent}, which has exited", create, _LIFE)
 
     def _check_creator(self, create: Create, creator: int) -> None:
@@ -224,10 +236,11 @@ class Observer:
         live = self._live
         tid = create.creator_tid
         if creator not in live:
-            if creator in self._gone or creator in self._gone_before:
+            gone = creator in self._gone or creator in self._gone_before
+            if gone and creator not in self._unreported:
                 seen = f"pid {creator}, which has exited"
                 self._report(Kind.CREATOR, "a creating process that runs", seen, create, _CREATOR)
-            elif self._contiguous:
+            elif self._contiguous and not gone:
                 self._acting.add(creator)
         elif creator in self._denied:
             self._report(Kind.CREATOR, "a creating process that runs", f"pid {creator}, denied", create, _CREATOR)

@@ -88,7 +88,7 @@ def predict_launch(launched: Launched, rules: RuleSet, kind: ImageKind, capabili
     """
     result = launched.result
     if launched.subsystem and not capabilities & CAPABILITY_SUBSYSTEM_PROCESSES:
-        return Prediction(None, None, STATUS_SUCCESS, denied=False)
+        return Prediction(None, None, status_of_image(kind), denied=False)
     by_file_object = launched.two_step or launched.clone or launched.subsystem
     name = None if result.image_name is None else canonical_text(result.image_name)
     if by_file_object and name is not None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,18 @@ def test_an_error_of_the_machine_ends_with_the_code_of_its_owner(files, capsys, 
 def test_help_names_the_exit_codes(capsys):
     assert cli.main(["--help"]) == 0
     assert "0 passed, 1 driver failed, 2 user error, 3 machine error" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_terminal_gets_the_same_words_in_colour(files, capsys, monkeypatch):
+    arguments = ["check", str(files / "parent.jsonl")]
+    cli.main(arguments)
+    plain = capsys.readouterr().out
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+    cli.main(arguments)
+
+    coloured = capsys.readouterr().out
+    assert "\x1b[" in coloured
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain

@@ -88,6 +88,17 @@ def test_a_started_driver_begins_at_its_next_number():
     assert observer.verdict().kinds() == {Kind.SEQUENCE}
 
 
+def test_a_pid_that_an_unreported_process_took_over_may_act_until_it_is_created_again():
+    observer = Observer()
+    observer.feed_all([create(1, 8), exit_(2, 8)])
+    observer.allow_unreported(8)
+    observer.feed_all([create(3, 12, parent=8, creator=8, tid=16), create(4, 8), exit_(5, 8)])
+    assert observer.verdict().passed
+
+    observer.feed(create(6, 20, parent=8))
+    assert observer.verdict().kinds() == {Kind.PARENT}
+
+
 def churn(count: int) -> Iterator[Create | Exit]:
     """A hundred processes at a time, each pid different from the ones before."""
     sequence = 1
