@@ -77,6 +77,7 @@ class Cpu:
     Attributes:
         engine: the emulator.
         stubs: the machine code of the boundary.
+        page: arena offset of the trap page.
         block_budget: basic blocks that one outermost call may execute.
     """
 
@@ -85,7 +86,7 @@ class Cpu:
         self._memory = kernel.mem
         self._arena = kernel.mem.arena
         self.stubs = kernel.stubs
-        self._page = kernel.mem.map(TRAP_PAGE, 0x1000, READ | WRITE)
+        self.page = kernel.mem.map(TRAP_PAGE, 0x1000, READ | WRITE)
         self.engine = Engine(
             kernel.mem, on_trap=self._on_trap, on_fill=self._on_fill, on_interrupt=self._on_interrupt
         )
@@ -99,7 +100,7 @@ class Cpu:
         self._fault: tuple[int, int, str] | None = None
         self._irql_at = kernel.pcr_offset + PCR_IRQL
         self._slow_at = kernel.pcr_offset + PCR_SLOW_IRQL
-        self._pageable_cached = False
+        self.pageable_cached = False
 
     # Binding
 
@@ -189,9 +190,9 @@ class Cpu:
         frame = self._frame
         self._depth = depth + 1
         try:
-            _CALL.pack_into(self._arena, self._page + 64, a, b, c, d, function, e, f)
+            _CALL.pack_into(self._arena, self.page + 64, a, b, c, d, function, e, f)
             self._run(self.stubs.invoke)
-            result: int = _U64.unpack_from(self._arena, self._page + stubs.CALL_RESULT)[0]
+            result: int = _U64.unpack_from(self._arena, self.page + stubs.CALL_RESULT)[0]
             return result
         finally:
             self._depth = depth
@@ -199,7 +200,7 @@ class Cpu:
 
     def prepare(self, function: int, argument: int) -> None:
         """Set up the trap page so that a thread starting at the invoke stub calls `function(argument)`."""
-        _CALL.pack_into(self._arena, self._page + 64, argument, 0, 0, 0, function, 0, 0)
+        _CALL.pack_into(self._arena, self.page + 64, argument, 0, 0, 0, function, 0, 0)
 
     def resume(self, address: int) -> None:
         """Run a restored thread from `address` until its routine returns."""
@@ -215,7 +216,7 @@ class Cpu:
             self._frame = frame
 
     def _run(self, address: int) -> None:
-        engine, arena, returned_at = self.engine, self._arena, self._page + stubs.CALL_RETURNED
+        engine, arena, returned_at = self.engine, self._arena, self.page + stubs.CALL_RETURNED
         while True:
             self._event = None
             self._fault = None
@@ -295,12 +296,12 @@ class Cpu:
         if port != stubs.TRAP_PORT:
             self._stop_with(NtException(seh.STATUS_PRIVILEGED_INSTRUCTION, rip=self.engine.read(RIP)))
             return
-        a, b, c, d, rsp, index = _TRAP.unpack_from(self._arena, self._page)
+        a, b, c, d, rsp, index = _TRAP.unpack_from(self._arena, self.page)
         self._frame = _Frame((a, b, c, d), rsp, index)
         try:
             result = self._handlers[index]()
         except NtStatusError as error:
-            _U64.pack_into(self._arena, self._page + stubs.RESULT, error.status)
+            _U64.pack_into(self._arena, self.page + stubs.RESULT, error.status)
         except Block as event:
             self._stop_with(event)
         except KernelEvent as event:
@@ -310,7 +311,7 @@ class Cpu:
         except BaseException as event:  # noqa: BLE001 - it must not unwind through C; raised again by _after_stop
             self._stop_with(event)
         else:
-            _U64.pack_into(self._arena, self._page + stubs.RESULT, (result or 0) & _MASK)
+            _U64.pack_into(self._arena, self.page + stubs.RESULT, (result or 0) & _MASK)
 
     def _stop_with(self, event: BaseException) -> None:
         self._event = event
@@ -328,7 +329,7 @@ class Cpu:
             if self._arena[self._irql_at] >= _DISPATCH_LEVEL:
                 self._fault = (address, _ACCESS_OF.get(access, ACCESS_READ), "pageable memory at raised IRQL")
                 return 0
-            self._pageable_cached = True
+            self.pageable_cached = True
             self._arena[self._slow_at] |= 1
         return entry
 
@@ -339,8 +340,8 @@ class Cpu:
 
     def irql_was_raised(self) -> None:
         """Forget cached translations of pageable memory; called when IRQL reaches DISPATCH_LEVEL."""
-        if self._pageable_cached:
-            self._pageable_cached = False
+        if self.pageable_cached:
+            self.pageable_cached = False
             self._arena[self._slow_at] &= ~1 & 0xFF
             self.engine.flush_tlb()
 
@@ -354,11 +355,11 @@ class Cpu:
 
     def set_result(self, value: int) -> None:
         """What the interrupted export call returns when its thread goes on."""
-        _U64.pack_into(self._arena, self._page + stubs.RESULT, value & _MASK)
+        _U64.pack_into(self._arena, self.page + stubs.RESULT, value & _MASK)
 
     def call_result(self) -> int:
         """rax of the guest function that returned last."""
-        result: int = _U64.unpack_from(self._arena, self._page + stubs.CALL_RESULT)[0]
+        result: int = _U64.unpack_from(self._arena, self.page + stubs.CALL_RESULT)[0]
         return result
 
     def initialise_registers(self) -> None:

@@ -154,7 +154,7 @@ class NotifyRoutines:
         if not slots:
             return STATUS_SUCCESS
         status_at = self._info_at + _CREATION_STATUS
-        self._fill_info(process, creator)
+        self.fill_info(process, creator)
         arena = self._arena
         info = self.state.info
         status = 0
@@ -217,7 +217,8 @@ class NotifyRoutines:
         parameters = (slot.routine, detail) if code != 0xC4 else (detail, slot.routine)
         return Bugcheck(code, *parameters, reason=f"the process notify routine {where} returned {how}")
 
-    def _fill_info(self, process: Process, creator: Thread) -> None:
+    def fill_info(self, process: Process, creator: Thread) -> None:
+        """Write PS_CREATE_NOTIFY_INFO and its strings for a process."""
         name = process.image_name if process.open_name_available else process.file_name
         image = self._text(0, name)
         command = self._text(1, process.command_line) if process.command_line is not None else None
