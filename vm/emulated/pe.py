@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
+from vm.emulated.instruction_search import SpecialInstruction, find_special_instructions
 from vm.emulated.layout import PAGE
 from vm.emulated.pe_headers import BadImage, Headers, Reader, read_headers, read_sections
-from vm.emulated.special_instructions import SpecialInstruction, find_special_instructions
 
 if TYPE_CHECKING:
     from pathlib import Path

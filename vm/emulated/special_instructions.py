@@ -1,65 +1,52 @@
-"""Finds the instructions of a driver that the CPU emulator gets wrong, so that they can be hooked.
+"""Instructions that the CPU emulator executes wrongly, done by the host instead.
 
-Each candidate is found by its opcode bytes, which is fast, and confirmed by disassembling its function.
+cr8 is the IRQL; the time stamp counter follows the machine's clock; random numbers come from a fixed sequence, so that
+a run repeats. Windows starts with SMAP support switched as it likes: stac and clac change nothing here.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+import hashlib
+from typing import TYPE_CHECKING
 
-import capstone
+from unicorn import x86_const
+
+from vm.emulated.engine import RIP
+from vm.emulated.irql import set_irql
 
 if TYPE_CHECKING:
-    from vm.emulated.pe import DriverImage, Section
+    from vm.emulated.kernel import Kernel
+    from vm.emulated.pe import SpecialInstruction
 
-_SPECIAL_OPCODES: Final = re.compile(
-    rb"\x0f(?:[\x20\x22][\xc0-\xff]|\x31|\x01[\xf9\xca\xcb]|\xc7[\xf0-\xff])", re.DOTALL
-)
-_SPECIAL_MNEMONICS: Final = frozenset({"rdtsc", "rdtscp", "rdrand", "rdseed", "stac", "clac"})
-
-
-@dataclass(frozen=True)
-class SpecialInstruction:
-    """An instruction that the CPU emulator gets wrong: mov to and from cr8, rdtsc(p), rdrand, rdseed, stac, clac."""
-
-    rva: int
-    size: int
-    mnemonic: str
-    operands: str
+_CARRY = 1
+_CYCLES_PER_UNIT = 300
+"""A 3 GHz time stamp counter: 300 cycles in 100 ns."""
 
 
-def find_special_instructions(image: DriverImage) -> list[SpecialInstruction]:
-    """The instructions to watch for in an image, ascending."""
-    found = {}
-    swept: set[tuple[int, int]] = set()
-    disassembler = None
-    for section in image.sections:
-        if not section.execute:
-            continue
-        for match in _SPECIAL_OPCODES.finditer(image.mapped, section.rva, section.rva + section.size):
-            span = _code_span(image, section, match.start())
-            if span in swept:
-                continue
-            swept.add(span)
-            if disassembler is None:
-                disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-                disassembler.skipdata = True
-            for address, size, mnemonic, operands in disassembler.disasm_lite(image.mapped[slice(*span)], span[0]):
-                if mnemonic in _SPECIAL_MNEMONICS or (mnemonic == "mov" and "cr8" in operands):
-                    found[address] = SpecialInstruction(address, size, mnemonic, operands)
-    return [found[rva] for rva in sorted(found)]
+def _register(name: str) -> int:
+    value: int = getattr(x86_const, f"UC_X86_REG_{name.strip().upper()}")
+    return value
 
 
-def _code_span(image: DriverImage, section: Section, rva: int) -> tuple[int, int]:
-    """The function around an address; for leaf functions, which have no entry, the gap between its neighbours."""
-    begin, finish = section.rva, section.rva + section.size
-    for start, end, _ in image.functions:
-        if start <= rva < end:
-            return start, end
-        if end <= rva:
-            begin = max(begin, end)
-        elif start > rva:
-            return begin, min(finish, start)
-    return begin, finish
+def emulate(kernel: Kernel, address: int, instruction: SpecialInstruction) -> None:
+    """Do what the instruction at `address` does and step over it."""
+    engine = kernel.cpu.engine
+    match instruction.mnemonic:
+        case "mov":
+            target, source = (part.strip() for part in instruction.operands.split(","))
+            if source == "cr8":
+                engine.write(_register(target), kernel.irql)
+            else:
+                set_irql(kernel, engine.read(_register(source)) & 0xF)
+        case "rdtsc" | "rdtscp":
+            cycles = kernel.clock.interrupt_time() * _CYCLES_PER_UNIT
+            engine.write(x86_const.UC_X86_REG_RAX, cycles & 0xFFFFFFFF)
+            engine.write(x86_const.UC_X86_REG_RDX, cycles >> 32 & 0xFFFFFFFF)
+            if instruction.mnemonic == "rdtscp":
+                engine.write(x86_const.UC_X86_REG_RCX, 0)
+        case "rdrand" | "rdseed":
+            number = hashlib.blake2b(f"{kernel.clock.interrupt_time()}:{address}".encode(), digest_size=8).digest()
+            engine.write(_register(instruction.operands), int.from_bytes(number, "little"))
+            flags = engine.read(x86_const.UC_X86_REG_EFLAGS)
+            engine.write(x86_const.UC_X86_REG_EFLAGS, flags | _CARRY)
+    engine.write(RIP, address + instruction.size)
