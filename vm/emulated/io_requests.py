@@ -65,7 +65,6 @@ class Request:
     information: int = 0
     output: bytes = b""
     irp: int = 0
-    device: int = 0
     method: int = at.METHOD_BUFFERED
     input_address: int = 0
     input_pages: int = 0
@@ -74,6 +73,14 @@ class Request:
     output_size: int = 0
     mdl: int = 0
     returns_data: bool = True
+
+
+@dataclass(frozen=True)
+class _Buffers:
+    """What an IRP's header says of its buffers beside the request's own."""
+
+    system: int = 0
+    flags: int = 0
 
 
 class Requests:
@@ -157,9 +164,8 @@ class Requests:
             mem.write(context, struct.pack("<QQII", 0, state, desired, FILE_NON_DIRECTORY_FILE))
             options = FILE_OPEN << 24 | FILE_NON_DIRECTORY_FILE
             parameters = struct.pack("<QI4xHHI", context, options, 0, FILE_SHARE_ALL, 0)
-            irp = self._irp(file, device, SIMPLE)
-            self._io.irps.set_next(irp, at.IRP_MJ_CREATE, parameters, device, file.body)
-            self._io.irps.send(irp, device)
+            irp = self._io.irps.build(SIMPLE, device, file.body, at.IRP_MJ_CREATE, parameters)
+            self._io.irps.send(irp)
             self._io.irps.wait(irp)
             return irp.status, irp.information
         finally:
@@ -185,16 +191,12 @@ class Requests:
         request = self._request(code & 3, output_size)
         if access & ~granted:
             return self._refused(request, STATUS_ACCESS_DENIED)
-        device = self._io.top_of_stack(file.device)
-        with self._as_user(file.account):
-            irp = self._irp(file, device, USER)
-            flags = self._control_buffers(irp, request, data, output_size)
-            if flags is None:
-                self._io.irps.free(irp)
-                return self._refused(request, STATUS_INSUFFICIENT_RESOURCES)
-            parameters = struct.pack("<QQQQ", output_size, len(data), code, flags)
-            self._io.irps.set_next(irp, at.IRP_MJ_DEVICE_CONTROL, parameters, device, file.body)
-            return self._send(irp, request, device)
+        try:
+            buffers = self._control_buffers(request, data, output_size)
+        except NtStatusError as error:
+            return self._refused(request, error.status)
+        parameters = struct.pack("<QQQQ", output_size, len(data), code, request.input_address)
+        return self._send(file, request, at.IRP_MJ_DEVICE_CONTROL, parameters, buffers)
 
     def read(self, handle: int, size: int) -> Request:
         """NtReadFile at offset 0, as on a device without a position."""
@@ -230,83 +232,88 @@ class Requests:
         if not access & granted:
             return self._refused(request, STATUS_ACCESS_DENIED)
         length = size if reading else len(data)
-        with self._as_user(file.account):
-            irp = self._irp(file, device, USER)
-            if not self._transfer_buffers(irp, request, data, length):
-                self._io.irps.free(irp)
-                return self._refused(request, STATUS_INSUFFICIENT_RESOURCES)
-            self._io.irps.set_next(irp, major, struct.pack("<QQQ", length, 0, 0), device, file.body)
-            return self._send(irp, request, device)
+        try:
+            buffers = self._transfer_buffers(request, data, length)
+        except NtStatusError as error:
+            return self._refused(request, error.status)
+        return self._send(file, request, major, struct.pack("<QQQ", length, 0, 0), buffers)
 
-    def _send(self, irp: Irp, request: Request, device: int) -> Request:
+    def _send(self, file: File, request: Request, major: int, parameters: bytes, buffers: _Buffers) -> Request:
+        io = self._io
+        device = io.top_of_stack(file.device)
+        try:
+            irp = io.irps.build(
+                USER, device, file.body, major, parameters, system_buffer=buffers.system, mdl=request.mdl,
+                user_buffer=request.output_address, flags=buffers.flags,
+            )  # fmt: skip
+        except NtStatusError as error:
+            if buffers.system:
+                self._kernel.pool.free(buffers.system)
+            self._release(request)
+            return self._refused(request, error.status)
         irp.request = request.id
         request.irp = irp.body
-        request.device = device
-        self._io.state.requests[request.id] = request
+        io.state.requests[request.id] = request
         # The IRP keeps the file alive until it is completed.
-        self._kernel.ob.reference(irp.file)
+        self._kernel.ob.reference(file.body)
+        thread = self._kernel.threads.current
+        mode, thread.previous_mode = thread.previous_mode, 1
+        caller = self._kernel.se.begin_call(file.account)
         try:
-            self._io.irps.send(irp, device)
+            io.irps.send(irp)
         except Parked:
             return request
+        finally:
+            thread.previous_mode = mode
+            self._kernel.se.end_call(caller)
         if request.done:
-            self._io.state.requests.pop(request.id, None)
+            io.state.requests.pop(request.id, None)
         return request
 
     # Buffers
 
-    def _control_buffers(self, irp: Irp, request: Request, data: bytes, output_size: int) -> int | None:
-        """Put a device control's buffers where its method says; Type3InputBuffer, or None when memory is short."""
-        mem, method, body = self._kernel.mem, request.method, irp.body
+    def _control_buffers(self, request: Request, data: bytes, output_size: int) -> _Buffers:
+        """Put a device control's buffers where its method says. Raises NtStatusError when memory is short."""
+        method = request.method
         if method == at.METHOD_NEITHER:
             if data:
                 request.input_address, request.input_pages = self._user_buffer(len(data), data)
             if output_size:
                 request.output_address, request.output_pages = self._user_buffer(output_size)
-            mem.set_u64(body + at.IRP_USER_BUFFER, request.output_address)
-            return request.input_address
+            return _Buffers()
         size = max(len(data), output_size) if method == at.METHOD_BUFFERED else len(data)
-        if size and not self._system_buffer(irp, size, data):
-            return None
-        if method != at.METHOD_BUFFERED and output_size:
-            self._lock_output(irp, request, output_size, write=method == at.METHOD_OUT_DIRECT)
+        system = self._system_buffer(size, data) if size else 0
         flags = at.IRP_BUFFERED_IO | at.IRP_DEALLOCATE_BUFFER if size else 0
-        if method == at.METHOD_BUFFERED and output_size:
-            flags |= at.IRP_INPUT_OPERATION
-        mem.set_u32(body + at.IRP_FLAGS, flags)
-        return 0
+        if method == at.METHOD_BUFFERED:
+            flags |= at.IRP_INPUT_OPERATION if output_size else 0
+        elif output_size:
+            self._lock(request, output_size, write=method == at.METHOD_OUT_DIRECT)
+        return _Buffers(system, flags)
 
-    def _transfer_buffers(self, irp: Irp, request: Request, data: bytes, length: int) -> bool:
-        mem, body = self._kernel.mem, irp.body
+    def _transfer_buffers(self, request: Request, data: bytes, length: int) -> _Buffers:
+        """Put a transfer's buffer where the device's flags say. Raises NtStatusError when memory is short."""
         if request.method == at.METHOD_BUFFERED:
-            mem.set_u32(body + at.IRP_FLAGS, at.IRP_BUFFERED_IO | at.IRP_DEALLOCATE_BUFFER)
-            return not length or self._system_buffer(irp, length, data)
-        if not length:
-            return True
-        if request.method == at.METHOD_NEITHER:
+            system = self._system_buffer(length, data) if length else 0
+            return _Buffers(system, at.IRP_BUFFERED_IO | at.IRP_DEALLOCATE_BUFFER)
+        if length and request.method == at.METHOD_NEITHER:
             request.output_address, request.output_pages = self._user_buffer(length, data)
-            mem.set_u64(body + at.IRP_USER_BUFFER, request.output_address)
-            return True
-        self._lock_output(irp, request, length, write=request.returns_data, data=data)
-        return True
+        elif length:
+            self._lock(request, length, write=request.returns_data, data=data)
+        return _Buffers()
 
-    def _system_buffer(self, irp: Irp, size: int, data: bytes) -> bool:
+    def _system_buffer(self, size: int, data: bytes) -> int:
         """Memory for a buffered transfer: what the input does not fill keeps the pattern of fresh pool."""
         block = self._kernel.pool.allocate(size, SYSTEM_BUFFER_TAG, zero=False)
         if not block:
-            return False
+            raise NtStatusError(STATUS_INSUFFICIENT_RESOURCES, "no memory for a system buffer")
         if data:
             self._kernel.mem.write(block, data)
-        irp.system_buffer = block
-        self._kernel.mem.set_u64(irp.body + at.IRP_SYSTEM_BUFFER, block)
-        return True
+        return block
 
-    def _lock_output(self, irp: Irp, request: Request, size: int, *, write: bool, data: bytes = b"") -> None:
+    def _lock(self, request: Request, size: int, *, write: bool, data: bytes = b"") -> None:
         request.output_address, request.output_pages = self._user_buffer(size, data)
         request.mdl = mdl.create(self._kernel, request.output_address, size)
         mdl.lock(self._kernel, request.mdl, write=write)
-        self._kernel.mem.set_u64(irp.body + at.IRP_MDL_ADDRESS, request.mdl)
-        self._kernel.mem.set_u64(irp.body + at.IRP_USER_BUFFER, request.output_address)
 
     def _user_buffer(self, size: int, data: bytes = b"") -> tuple[int, int]:
         """User-mode memory that ends where its last page ends, zeroed: address of the buffer, and pages."""
@@ -401,14 +408,6 @@ class Requests:
     def _file(self, handle: int) -> tuple[File, int]:
         record, granted = self._kernel.ob.handles.resolve_with_access(handle, "File", user=True)
         return self._io.state.files[record.body], granted
-
-    def _irp(self, file: File, device: int, kind: str) -> Irp:
-        mem = self._kernel.mem
-        stack_count = mem.u8(device + at.DEVICE_STACK_SIZE)
-        irp = self._io.irps.allocate(kind, stack_count, mode=1, thread=self._kernel.current_thread.object)
-        irp.file = file.body
-        mem.set_u64(irp.body + at.IRP_ORIGINAL_FILE_OBJECT, file.body)
-        return irp
 
     def _request(self, method: int, output_size: int) -> Request:
         state = self._io.state

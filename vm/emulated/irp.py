@@ -47,7 +47,11 @@ INITIALIZED = "initialized"
 """Memory of the driver's own, made an IRP with IoInitializeIrp."""
 
 _HEADER = struct.Struct("<HHIQIIQQQIIQBBBBBBBBQQQQQQ")
-_HEADER_SIZE = 0x78
+_TAIL = struct.Struct("<11Q")
+_STACK = struct.Struct("<BBBB4x32sQQQQ")
+_COMPLETION = struct.Struct("<I4xQ2xBB36xQ")
+"""From IoStatus on: status, information, StackCount, CurrentLocation, CancelRoutine."""
+_ROUTINE_AT = IRP_SIZE + at.STACK_COMPLETION_ROUTINE
 
 
 @dataclass(slots=True)
@@ -112,7 +116,7 @@ class Irps:
             at.IO_TYPE_IRP, size, 0, 0, 0, 0, 0, list_entry, list_entry, 0, 0, 0,
             mode, 0, stack_count, stack_count + 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
         )  # fmt: skip
-        tail = struct.pack("<QQQQQQQQQQQ", 0, 0, 0, 0, thread, 0, 0, 0, last, 0, 0)
+        tail = _TAIL.pack(0, 0, 0, 0, thread, 0, 0, 0, last, 0, 0)
         self._kernel.mem.write(body, header + tail + bytes(stack_count * IO_STACK_LOCATION_SIZE))
 
     def allocate(self, kind: str, stack_count: int, *, site: int = 0, mode: int = 0, thread: int = 0) -> Irp:
@@ -123,6 +127,42 @@ class Irps:
             raise NtStatusError(STATUS_INSUFFICIENT_RESOURCES, "no memory for an IRP")
         self.initialize(body, size, stack_count, mode=mode, thread=thread)
         irp = self._io.state.irps[body] = Irp(body, kind, site=site)
+        return irp
+
+    def build(
+        self,
+        kind: str,
+        device: int,
+        file: int,
+        major: int,
+        parameters: bytes,
+        *,
+        system_buffer: int = 0,
+        mdl: int = 0,
+        user_buffer: int = 0,
+        flags: int = 0,
+    ) -> Irp:
+        """An IRP of the I/O manager's own for the top of a device stack, its first stack location filled in.
+
+        Raises:
+            NtStatusError: STATUS_INSUFFICIENT_RESOURCES; the buffers are still the caller's then.
+        """
+        kernel = self._kernel
+        count = kernel.mem.u8(device + at.DEVICE_STACK_SIZE)
+        size = IRP_SIZE + count * IO_STACK_LOCATION_SIZE
+        body = kernel.pool.allocate(size, IRP_TAG)
+        if not body:
+            raise NtStatusError(STATUS_INSUFFICIENT_RESOURCES, "no memory for an IRP")
+        links = body + at.IRP_THREAD_LIST_ENTRY
+        location = body + size - IO_STACK_LOCATION_SIZE
+        header = _HEADER.pack(
+            at.IO_TYPE_IRP, size, 0, mdl, flags, 0, system_buffer, links, links, 0, 0, 0,
+            int(kind == USER), 0, count, count, 0, 0, 0, 0, 0, 0, 0, 0, 0, user_buffer,
+        )  # fmt: skip
+        tail = _TAIL.pack(0, 0, 0, 0, kernel.threads.current.object, 0, 0, 0, location, file, 0)
+        stack = _STACK.pack(major, 0, 0, 0, parameters, device, file, 0, 0)
+        kernel.mem.write(body, header + tail + bytes(size - IRP_SIZE - IO_STACK_LOCATION_SIZE) + stack)
+        irp = self._io.state.irps[body] = Irp(body, kind, major, device, file=file, system_buffer=system_buffer)
         return irp
 
     def free(self, irp: Irp) -> None:
@@ -144,12 +184,10 @@ class Irps:
 
     # Dispatch
 
-    def set_next(self, irp: Irp, major: int, parameters: bytes, device: int, file: int, *, flags: int = 0) -> None:
-        """Fill in the next stack location (IoGetNextIrpStackLocation)."""
+    def set_next(self, irp: Irp, major: int, parameters: bytes) -> None:
+        """Fill in the next stack location (IoGetNextIrpStackLocation); IoCallDriver adds the device."""
         next_location = self._kernel.mem.u64(irp.body + at.IRP_CURRENT_STACK_LOCATION) - IO_STACK_LOCATION_SIZE
-        head = struct.pack("<BBBB4x", major, 0, flags, 0)
-        tail = struct.pack("<QQQQ", device, file, 0, 0)
-        self._kernel.mem.write(next_location, head + parameters.ljust(32, b"\0") + tail)
+        self._kernel.mem.write(next_location, _STACK.pack(major, 0, 0, 0, parameters, 0, 0, 0, 0))
 
     def prepare_call(self, device: int, body: int) -> int:
         """The first half of IoCallDriver: take a stack location; returns the dispatch routine's address.
@@ -182,23 +220,24 @@ class Irps:
         irp.device = device
         return mem.u64(driver + at.DRIVER_MAJOR_FUNCTION + 8 * major)
 
-    def send(self, irp: Irp, device: int) -> int:
-        """Call the topmost driver from the kernel; returns what its dispatch routine returned.
+    def send(self, irp: Irp) -> int:
+        """Call the topmost driver for an IRP from `build`; returns what its dispatch routine returned.
 
         Raises:
             Parked: the dispatch routine waits; the IRP ends later.
             Bugcheck: the driver broke a rule.
         """
         kernel = self._kernel
-        routine = self.prepare_call(device, irp.body)
+        driver = self._io.state.devices[irp.device].driver
+        routine = kernel.mem.u64(driver + at.DRIVER_MAJOR_FUNCTION + 8 * irp.major)
         irp.dispatching = True
-        thread = kernel.current_thread
+        thread = kernel.threads.current
         apcs = kernel.threads.apc_state(thread)
         before = thread.continuation
         # Only overlapped requests may go on without their caller; for any other, waiting without end is a hang.
         thread.continuation = ("irp", irp.body) if irp.request else None
         try:
-            status = kernel.call(routine, device, irp.body) & 0xFFFFFFFF
+            status = kernel.call(routine, irp.device, irp.body) & 0xFFFFFFFF
         except Parked:
             raise
         except KernelEvent:
@@ -206,9 +245,10 @@ class Irps:
             raise
         thread.continuation = before
         self._check_after_dispatch(irp, status, routine)
-        if kernel.threads.apc_state(thread) != apcs:
+        after = kernel.threads.apc_state(thread)
+        if after != apcs:
             raise Bugcheck(
-                APC_INDEX_MISMATCH, routine, 0, int.from_bytes(kernel.threads.apc_state(thread), "little"),
+                APC_INDEX_MISMATCH, routine, 0, int.from_bytes(after, "little"),
                 reason="a dispatch routine returned inside a critical or guarded region that it entered, or left one "
                 "too many",
             )  # fmt: skip
@@ -217,13 +257,8 @@ class Irps:
     def send_simple(self, major: int, file: File) -> None:
         """Send cleanup or close for a file object and wait for its end; the driver's answer does not matter."""
         device = self._io.top_of_stack(file.device)
-        thread = self._kernel.current_thread
-        stack_count = self._kernel.mem.u8(device + at.DEVICE_STACK_SIZE)
-        irp = self.allocate(SIMPLE, stack_count, thread=thread.object)
-        irp.file = file.body
-        self._kernel.mem.set_u64(irp.body + at.IRP_ORIGINAL_FILE_OBJECT, file.body)
-        self.set_next(irp, major, b"", device, file.body)
-        self.send(irp, device)
+        irp = self.build(SIMPLE, device, file.body, major, b"")
+        self.send(irp)
         self.wait(irp)
 
     def wait(self, irp: Irp) -> None:
@@ -302,23 +337,22 @@ class Irps:
             raise self._completed_twice(body)
         if self._kernel.irql > DISPATCH_LEVEL:
             raise Bugcheck(IO_VERIFICATION, 0xE, self._kernel.irql, body, reason="IoCompleteRequest above DISPATCH_LEVEL")
-        header = mem.read(body + at.IRP_STATUS, 0x40)
-        status, information = struct.unpack_from("<I4xQ", header)
+        data = mem.read(body, IRP_SIZE + IO_STACK_LOCATION_SIZE)
+        status, information, count, current, cancel_routine = _COMPLETION.unpack_from(data, at.IRP_STATUS)
         if status in (STATUS_PENDING, 0xFFFFFFFF):
             raise Bugcheck(
                 IO_VERIFICATION, 0x6, status, body, reason=f"{irp.describe()} was completed with status 0x{status:08X}"
             )
-        cancel_routine = int.from_bytes(header[0x38:0x40], "little")
         if cancel_routine:
             raise Bugcheck(
                 IO_VERIFICATION, 0x7, cancel_routine, body,
                 reason=f"{irp.describe()} was completed while its cancel routine was still set",
             )  # fmt: skip
-        count, current = header[0x12], header[0x13]
         if current > count + 1:
             raise self._completed_twice(body)
-        if current <= count:
-            irp.marked_pending = self._marked_pending(body)
+        if count == current == 1 and data[_ROUTINE_AT : _ROUTINE_AT + 8] == bytes(8):
+            irp.marked_pending = bool(data[IRP_SIZE + at.STACK_CONTROL] & at.SL_PENDING_RETURNED)
+        elif current <= count:
             if not self._unwind_stack(irp, count, current):
                 return
             status, information = mem.u32(body + at.IRP_STATUS), mem.u64(body + at.IRP_INFORMATION)

@@ -167,7 +167,7 @@ def io_build_device_io_control_request(
     kernel.mem.set_u64(irp.body + at.IRP_USER_IOSB, iosb)
     kernel.mem.set_u64(irp.body + at.IRP_USER_EVENT, event)
     major = at.IRP_MJ_INTERNAL_DEVICE_CONTROL if internal else at.IRP_MJ_DEVICE_CONTROL
-    kernel.io.irps.set_next(irp, major, struct.pack("<QQQQ", output_size, data_size, code, type3), 0, 0)
+    kernel.io.irps.set_next(irp, major, struct.pack("<QQQQ", output_size, data_size, code, type3))
     return irp.body
 
 
