@@ -71,13 +71,12 @@ def _evidence(error: BaseException, lease: Lease | None) -> Iterator[tuple[str, 
 
 
 def _short(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> str:
-    """The test's own line, then the message: how the harness noticed is of no use to the reader."""
-    own = [entry for entry in excinfo.traceback if entry.path == item.path]
+    """The test's own lines, then the message: how the harness noticed is of no use to the reader."""
     lines = []
-    if own:
-        entry = own[-1]
-        lines.append(f"{item.nodeid.split('::')[0]}:{entry.lineno + 1}: in {entry.name}")
-        lines.append(f"    {str(entry.statement).strip()}")
+    for entry in excinfo.traceback:
+        if entry.path == item.path:
+            lines.append(f"{item.nodeid.split('::')[0]}:{entry.lineno + 1}: in {entry.name}")
+            lines.append(f"    {str(entry.statement).strip()}")
     lines += [f"E   {line}" for line in f"{type(excinfo.value).__name__}: {excinfo.value}".splitlines()]
     return "\n".join(lines)
 

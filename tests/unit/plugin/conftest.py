@@ -1,0 +1,83 @@
+"""Runs pytest in a folder of its own with the plugin loaded and machines that are not real."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+# pytester forgets what a run inside this process imported; a module that is imported twice has two sets of classes.
+import harness.lease
+import harness.model.check
+import harness.pytest_reports
+import harness.runner
+from harness.build import pe
+
+assert harness.lease
+assert harness.model.check
+assert harness.pytest_reports
+assert harness.runner
+
+ROOT = Path(__file__).resolve().parents[3]
+
+CONFTEST = """
+from tests.fixtures.fake_stations import make
+
+def pytest_ntproof_machines():
+    return {
+        "fake": lambda profile: make(),
+        "other": lambda profile: make(),
+        "emulated": lambda profile: make(profile=profile),
+        "plain": lambda profile: make("no-checkpoints"),
+        "failing": lambda profile: make("crashes-at-start"),
+        "refusing": lambda profile: make("does-not-start"),
+        "leaking": lambda profile: make("leaks"),
+        "dangling": lambda profile: make("crashes-after-unload"),
+        "skipping": lambda profile: make("skips-a-number"),
+        "unmakable": lambda profile: make("unmakable"),
+    }
+"""
+
+
+@pytest.fixture
+def image(pytester) -> Path:
+    """A file that passes for a driver image."""
+    path = pytester.path / "built" / "procnotify.sys"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(smallest_image())
+    return path
+
+
+def smallest_image(machine: int = 0x8664) -> bytes:
+    """An x64 image with headers alone."""
+    data = bytearray(0x200)
+    data[:2] = b"MZ"
+    data[0x3C:0x40] = (0x40).to_bytes(4, "little")
+    data[0x40:0x44] = b"PE\0\0"
+    data[0x44:0x46] = machine.to_bytes(2, "little")
+    data[0x54:0x56] = (0xF0).to_bytes(2, "little")
+    data[0x58:0x5A] = pe.PE32_PLUS_MAGIC.to_bytes(2, "little")
+    data[0x58 + 60 : 0x58 + 64] = (0x200).to_bytes(4, "little")
+    data[0x58 + 108 : 0x58 + 112] = (16).to_bytes(4, "little")
+    return bytes(data)
+
+
+@pytest.fixture
+def run(pytester, image):
+    """Runs pytest: ``run(test_source, *arguments)``, on the fake machine and the fake image unless told otherwise."""
+    pytester.makeconftest(CONFTEST)
+    loaded = any(entry.value == "harness.plugin" for entry in entry_points(group="pytest11"))
+    pytester.makeini("[pytest]\naddopts = --strict-markers -ra -p no:cacheprovider\n")
+
+    def run_tests(source: str, *arguments: str, vm: str | None = "fake", driver: bool = True, subprocess: bool = False):
+        pytester.makepyfile(source)
+        options = [] if loaded else ["-p", "harness.plugin"]
+        options += ["--vm", vm] if vm is not None else []
+        options += ["--driver", str(image)] if driver else []
+        if subprocess:
+            pytester._monkeypatch.setenv("PYTHONPATH", str(ROOT))
+            return pytester.runpytest_subprocess(*options, *arguments)
+        return pytester.runpytest_inprocess(*options, *arguments)
+
+    return run_tests
