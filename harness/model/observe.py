@@ -240,7 +240,7 @@ class Observer:
             if gone and creator not in self._unreported:
                 seen = f"pid {creator}, which has exited"
                 self._report(Kind.CREATOR, "a creating process that runs", seen, create, _CREATOR)
-            elif self._contiguous and not gone:
+            elif self._contiguous and not gone and creator not in self._unreported:
                 self._acting.add(creator)
         elif creator in self._denied:
             self._report(Kind.CREATOR, "a creating process that runs", f"pid {creator}, denied", create, _CREATOR)

@@ -148,9 +148,7 @@ class FakeDriver:
         return self.abi._statistics.pack(*(getattr(numbers, name) for name in names))
 
     def control(self, code: int, data: bytes) -> bytes:
-        names = {
-            value: name.rsplit("PROCNOTIFY_")[-1] for name, value in self.abi.constants.items() if "IOCTL" in name
-        }
+        names = {value: name.rsplit("PROCNOTIFY_")[-1] for name, value in self.abi.constants.items() if "IOCTL" in name}
         name = names[code]
         if name == "GET_VERSION":
             capabilities = 0 if "incapable" in self.faults else 3

@@ -9,6 +9,7 @@ from harness.abi import Match, Rule
 from harness.capture import Capture, Completed, Launched
 from harness.errors import InputError
 from harness.model import check
+from harness.notification import Create, Exit
 from harness.runner import Runner, run_scenario
 from harness.scenario import (
     Clone,
@@ -132,6 +133,45 @@ def test_a_wrong_driver_fails_with_the_kind_of_its_fault(fault, kind):
 
     assert kind in verdict.kinds(), verdict.render()
     assert verdict.render().startswith(f"everything: failed with {verdict.total} discrepanc")
+
+
+def test_an_exit_without_a_cause_is_unexpected():
+    capture = run_scenario(Scenario("quiet", ()), FakeMachine(), image=IMAGE)
+    started, *rest = capture.items
+
+    verdict = check(None, Capture(capture.header, [started, Exit(1, 1, 2000, 0), *rest]))
+
+    assert Kind.UNEXPECTED_EXIT in verdict.kinds(), verdict.render()
+
+
+def test_a_process_of_another_program_is_judged_by_the_rules_alone():
+    steps = (ProvideImage(A), SetRules((Rule(Match.SUFFIX, "evil.exe"),)), Drain())
+    scenario = Scenario("open", steps)
+    capture = run_scenario(scenario, FakeMachine(kind="windows"), image=IMAGE)
+    *before, statistics, stopped, completed = capture.items
+
+    def judged(name: str, status: int) -> Verdict:
+        foreign = Create(1, 1, 2000, 996, 996, 992, status, name, "x", True)
+        return check(scenario, Capture(capture.header, [*before, foreign, statistics, stopped, completed]))
+
+    assert judged("\\??\\C:\\evil.exe", 0xC0000022).passed
+    assert judged("\\??\\C:\\good.exe", 0).passed
+    assert judged("\\??\\C:\\evil.exe", 0).kinds() == {Kind.DENIAL}
+    assert judged("\\??\\C:\\good.exe", 0xC0000022).kinds() == {Kind.DENIAL}
+
+
+def test_a_refused_creation_whose_pid_the_machine_does_not_know_is_found_by_its_content():
+    scenario = Scenario("unknown", (ProvideImage(BAD), SetRules((Rule(Match.SUFFIX, "bad.exe"),)), Launch("a", BAD)))
+    capture = run_scenario(scenario, FakeMachine(kind="windows"), image=IMAGE)
+
+    def without_pid(item):
+        return replace(item, result=replace(item.result, pid=None)) if isinstance(item, Launched) else item
+
+    items = [without_pid(item) for item in capture.items]
+    lost = [item for item in items if not isinstance(item, Exit)]
+
+    assert check(scenario, Capture(capture.header, items)).passed
+    assert Kind.MISSING_EXIT in check(scenario, Capture(capture.header, lost)).kinds()
 
 
 def test_a_full_queue_is_explained_by_its_gap():

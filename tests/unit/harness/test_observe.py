@@ -99,6 +99,14 @@ def test_a_pid_that_an_unreported_process_took_over_may_act_until_it_is_created_
     assert observer.verdict().kinds() == {Kind.PARENT}
 
 
+def test_an_unreported_process_may_create_and_end_before_its_pid_is_created():
+    observer = Observer()
+    observer.allow_unreported(8)
+    observer.feed_all([create(1, 12, parent=8, creator=8, tid=16), create(2, 8)])
+
+    assert observer.verdict().passed
+
+
 def churn(count: int) -> Iterator[Create | Exit]:
     """A hundred processes at a time, each pid different from the ones before."""
     sequence = 1
