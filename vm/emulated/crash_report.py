@@ -8,7 +8,7 @@ from vm.emulated import layout
 from vm.emulated.bugcheck import BugcheckCode, bugcheck_name, explain
 from vm.emulated.operands import follows_call, instruction_at, touches
 from vm.emulated.symbols import Symbols
-from vm.emulated.unwind import Frame, walk
+from vm.emulated.unwind import RSP, Frame, walk
 from vm.machine import CrashReport, StackFrame
 
 if TYPE_CHECKING:
@@ -50,9 +50,19 @@ def build_report(
         activity: what the machine was doing.
     """
     address = _fault_address(bugcheck)
-    innermost_is_call = follows_call(kernel, rip) and (address is None or not touches(kernel, rip, address, registers))
+    at_call = _is_return_address(kernel, rip, registers, address)
+    site = bugcheck.site
+    frames: list[StackFrame] = []
+    if bugcheck.rip is not None and (site is None or site.rip != bugcheck.rip):
+        # The code to blame is not where guest code was stopped: no registers lead from there to its callers.
+        place = locate(kernel, bugcheck.rip)
+        frames = [place] if place is not None else []
+        if site is not None:
+            frames.extend(stack(kernel, site.rip, site.registers))
+    else:
+        frames.extend(_frames(kernel, rip, registers, at_call=at_call))
     notes = list(bugcheck.notes)
-    notes.extend(_notes(kernel, bugcheck, rip, address, at_call=innermost_is_call))
+    notes.extend(_notes(kernel, bugcheck, rip, address, at_call=at_call))
     return CrashReport(
         code=bugcheck.code,
         name=bugcheck_name(bugcheck.code),
@@ -79,6 +89,24 @@ def stack(
     for index, frame in enumerate(walk(kernel, rip, registers, MAXIMUM_FRAMES, across_host=True)):
         frames.extend(_symbolise(kernel, frame, behind_call=index > 0 or innermost_is_call))
     return tuple(frames[:MAXIMUM_FRAMES])
+
+
+def stack(kernel: Kernel, rip: int, registers: Sequence[int]) -> tuple[StackFrame, ...]:
+    """The call stack from an instruction or return address outwards, innermost first, at most MAXIMUM_FRAMES."""
+    at_call = _is_return_address(kernel, rip, registers, None)
+    return tuple(_frames(kernel, rip, registers, at_call=at_call))[:MAXIMUM_FRAMES]
+
+
+def _is_return_address(kernel: Kernel, rip: int, registers: Sequence[int], address: int | None) -> bool:
+    """True when guest code was stopped in an export that it called, not by an access of its own to an address."""
+    return follows_call(kernel, rip) and (address is None or not touches(kernel, rip, address, registers))
+
+
+def _frames(kernel: Kernel, rip: int, registers: Sequence[int], *, at_call: bool) -> Iterator[StackFrame]:
+    if registers[RSP] == 0:
+        return
+    for index, frame in enumerate(walk(kernel, rip, registers, MAXIMUM_FRAMES, across_host=True)):
+        yield from _symbolise(kernel, frame, behind_call=index > 0 or at_call)
 
 
 def locate(kernel: Kernel, address: int) -> StackFrame | None:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.fixtures.guinea_pigs import SOURCES, build
 from vm.emulated.bugcheck import BugcheckCode, bugcheck_name, explain, fast_fail_name
-from vm.emulated.crash_report import build_report, describe_address, locate
+from vm.emulated.crash_report import build_report, describe_address, locate, stack
 from vm.emulated.exports import Export
 from vm.emulated.faults import Bugcheck
 from vm.emulated.image import DriverImage
@@ -120,6 +120,22 @@ def test_a_place_in_code_is_found_by_its_address(kernel, driver):
     place = locate(kernel, driver.export("Small"))
     assert (place.function, place.file) == ("Small", "unwind.c")
     assert locate(kernel, 0x1000) is None
+
+
+def test_a_bugcheck_that_blames_other_code_shows_that_first_and_then_the_stack(kernel, driver):
+    blamed = driver.export("Small")
+    with pytest.raises(Bugcheck) as caught:
+        kernel.call(driver.export("CrashDeep"), 0x1000)
+    site = caught.value.site
+    bugcheck = Bugcheck(0xC8, 0, reason="a test", rip=blamed)
+    bugcheck.site = site
+    report = build_report(kernel, bugcheck, blamed, site.registers)
+    assert [frame.function for frame in report.frames] == ["Small", "Crash", "CrashDeep"]
+
+
+def test_a_bugcheck_of_the_host_alone_has_no_stack(kernel):
+    assert build_report(kernel, Bugcheck(0xE2, reason="a test"), 0, (0,) * 16).frames == ()
+    assert stack(kernel, 0, (0,) * 16) == ()
 
 
 def test_bugchecks_have_their_names_and_unknown_ones_their_numbers():
