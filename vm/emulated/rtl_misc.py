@@ -35,7 +35,12 @@ _VER_MINOR, _VER_MAJOR, _VER_BUILD, _VER_PLATFORM = 0x01, 0x02, 0x04, 0x08
 _VER_SP_MINOR, _VER_SP_MAJOR, _VER_SUITE, _VER_PRODUCT = 0x10, 0x20, 0x40, 0x80
 _EQUAL, _GREATER, _GREATER_EQUAL, _LESS, _LESS_EQUAL, _AND, _OR = range(1, 8)
 
-EXPORTS.variable("NtBuildNumber", lambda kernel: struct.pack("<I", kernel.options.build | _FREE_BUILD))
+
+def _build_number(kernel: Kernel) -> bytes:
+    return struct.pack("<I", kernel.options.build | _FREE_BUILD)
+
+
+EXPORTS.variable("NtBuildNumber", _build_number)
 
 
 @EXPORTS.function("RtlGetVersion", args="ptr", irql=PASSIVE_LEVEL)

@@ -51,7 +51,7 @@ def test_integers_come_out_as_in_python(guest, flags, width, precision, size, ki
         number -= 1 << bits
     point = "" if precision is None else f".{precision}"
     template = f"%{flags}{'' if width is None else width}{point}{size}{kind}"
-    if kind == "o" and "#" in flags or (number == 0 and precision == 0):
+    if (kind == "o" and "#" in flags) or (number == 0 and precision == 0):
         return  # Python writes 0o, and prints a zero that a precision of 0 hides
     python_flags = flags if kind in "di" else flags.replace("+", "").replace(" ", "")
     if precision is not None:
@@ -65,7 +65,7 @@ def test_integers_come_out_as_in_python(guest, flags, width, precision, size, ki
 
 
 @pytest.mark.parametrize(
-    "template, values, text",
+    ("template", "values", "text"),
     [
         ("%#o|%.0d|%5.0d|", (8, 0, 0), "010||     |"),
         ("%*d|%-*d|%*d", (5, 42, 5, 42, -5, 42), "   42|42   |42   "),
@@ -86,7 +86,7 @@ def test_a_template_gives_the_text(guest, template, values, text):
 
 
 @pytest.mark.parametrize(
-    "specification, wide, narrow_argument",
+    ("specification", "wide", "narrow_argument"),
     [
         ("%s", False, True),
         ("%s", True, False),
@@ -141,7 +141,8 @@ def test_unicode_at_raised_irql_leaves_a_warning(guest):
         guest.kernel.irql = 0
     printed, warning = guest.kernel.debug.take()
     assert printed == "N"
-    assert "verifier" in warning and "IRQL 2" in warning
+    assert "verifier" in warning
+    assert "IRQL 2" in warning
 
 
 def test_a_bad_pointer_stops_the_machine():
@@ -163,7 +164,7 @@ def test_a_breakpoint_without_debugger_stops_the_machine():
 # The C runtime's functions
 
 
-@pytest.mark.parametrize("name, unit", [("_snprintf", 1), ("_snwprintf", 2)])
+@pytest.mark.parametrize(("name", "unit"), [("_snprintf", 1), ("_snwprintf", 2)])
 @pytest.mark.parametrize("room", [0, 3, 4, 5, 9])
 def test_counted_output_terminates_only_with_room_to_spare(guest, name, unit, room):
     put = guest.text if unit == 1 else guest.wide
@@ -175,7 +176,7 @@ def test_counted_output_terminates_only_with_room_to_spare(guest, name, unit, ro
 
 
 @pytest.mark.parametrize(
-    "size, count, result, text",
+    ("size", "count", "result", "text"),
     [(5, 9, 4, b"1234\0"), (4, 9, FAILED, b"\0\xee\xee\xee"), (4, -1, FAILED, b"123\0"), (5, 2, FAILED, b"12\0\xee")],
 )
 def test_secure_output_never_leaves_an_unterminated_buffer(guest, size, count, result, text):
@@ -194,7 +195,7 @@ def test_forms_with_a_list_read_it(guest):
 
 
 @pytest.mark.parametrize(
-    "value, radix, text", [(-12, 10, "-12"), (-1, 16, "ffffffff"), (0, 2, "0"), (35, 36, "z")]
+    ("value", "radix", "text"), [(-12, 10, "-12"), (-1, 16, "ffffffff"), (0, 2, "0"), (35, 36, "z")]
 )
 def test_numbers_become_digits(guest, value, radix, text):
     buffer = guest.space(80)

@@ -73,7 +73,7 @@ def test_a_key_is_found_without_case_and_by_relative_path(guest):
 
 
 @pytest.mark.parametrize(
-    "path, size, status",
+    ("path", "size", "status"),
     [
         (f"{KEY}\\Missing", 0x30, NOT_FOUND),
         (f"{KEY}\\Missing\\Deeper", 0x30, NOT_FOUND),
@@ -318,9 +318,9 @@ def test_an_unexpected_type_is_refused_when_types_are_checked(guest):
 def test_an_unchecked_direct_query_of_an_untrusted_hive_stops_the_machine():
     guest = Guest()
     guest.kernel.registry.set_value("\\Registry\\User\\.Default\\Test", "s", "text")
+    entry = struct.pack("<QIxxxxQQIxxxxQIxxxx", 0, DIRECT, guest.wide("s"), guest.space(16), 0, 0, 0)
+    table = guest.bytes(entry + bytes(0x38))
     with pytest.raises(Bugcheck) as crash:
-        entry = struct.pack("<QIxxxxQQIxxxxQIxxxx", 0, DIRECT, guest.wide("s"), guest.space(16), 0, 0, 0)
-        table = guest.bytes(entry + bytes(0x38))
         guest.call("RtlQueryRegistryValues", 5, guest.wide("Test"), table, 0, 0)
     assert (crash.value.code, crash.value.parameters[0]) == (0x139, 9)
     guest.close()

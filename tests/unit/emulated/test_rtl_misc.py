@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.fixtures.guest import Guest
 from vm.emulated.kernel import KernelOptions
 
-EPOCH = datetime.datetime(1601, 1, 1)
+EPOCH = datetime.datetime(1601, 1, 1, tzinfo=datetime.UTC)
 MISMATCH = 0xC0000059
 MAJOR, BUILD, MINOR = 2, 4, 1
 EQUAL, GREATER, GREATER_EQUAL, LESS = 1, 2, 3, 4
@@ -40,7 +40,7 @@ def ticks(moment):
 
 
 @relaxed
-@given(moment=st.datetimes(min_value=EPOCH))
+@given(moment=st.datetimes(min_value=EPOCH.replace(tzinfo=None), timezones=st.just(datetime.UTC)))
 def test_a_time_has_the_fields_of_the_calendar(guest, moment):
     guest.reset()
     fields = guest.space(16)
@@ -93,7 +93,7 @@ def test_fields_out_of_range_are_refused(guest, fields):
 
 @pytest.mark.parametrize("year", [1970, 1980])
 def test_seconds_count_from_their_year(guest, year):
-    start = ticks(datetime.datetime(year, 1, 1))
+    start = ticks(datetime.datetime(year, 1, 1, tzinfo=datetime.UTC))
     seconds, time = guest.space(4), guest.space(8)
     assert guest.flag(f"RtlTimeToSecondsSince{year}", guest.bytes(struct.pack("<q", start + 15_000_000)), seconds)
     assert guest.mem.u32(seconds) == 1
@@ -116,7 +116,7 @@ def test_the_version_is_that_of_the_build(guest):
 
 
 @pytest.mark.parametrize(
-    "kinds, major, minor, build, condition, status",
+    ("kinds", "major", "minor", "build", "condition", "status"),
     [
         (MAJOR | MINOR, 10, 0, 0, GREATER_EQUAL, 0),
         (MAJOR | MINOR, 6, 3, 0, GREATER_EQUAL, 0),

@@ -16,9 +16,7 @@ SUCCESS, OVERFLOW, TOO_SMALL = 0, 0x80000005, 0xC0000023
 units = st.text(st.characters(max_codepoint=0xFFFF), max_size=40)
 letters = st.text("aAbBzZäÄßÿŸ.\\ıIμµ", max_size=12)
 octets = st.binary(max_size=80)
-relaxed = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +101,7 @@ def test_strings_are_compared_unit_by_unit(guest, first, second, insensitive):
 
 
 @pytest.mark.parametrize(
-    "lower, upper", [("a", "A"), ("é", "É"), ("ÿ", "Ÿ"), ("ς", "Σ"), ("ß", "ß"), ("ı", "ı"), ("ſ", "ſ"), ("µ", "µ")]
+    ("lower", "upper"), [("a", "A"), ("é", "É"), ("ÿ", "Ÿ"), ("ς", "Σ"), ("ß", "ß"), ("ı", "ı"), ("ſ", "ſ"), ("µ", "µ")]
 )
 def test_a_unit_has_the_upper_case_that_windows_gives_it(guest, lower, upper):
     assert guest.call("RtlUpcaseUnicodeChar", ord(lower)) & 0xFFFF == ord(upper)
@@ -199,7 +197,7 @@ def test_upcase_into_a_short_buffer_overflows(guest):
     assert guest.u32("RtlUpcaseUnicodeString", guest.string("", maximum=4), guest.string("abc"), 0) == OVERFLOW
 
 
-@pytest.mark.parametrize("flags, maximum", [(0, 6), (1, 8)])
+@pytest.mark.parametrize(("flags", "maximum"), [(0, 6), (1, 8)])
 def test_a_duplicate_is_terminated_when_asked(guest, flags, maximum):
     target = guest.space(16)
     assert guest.u32("RtlDuplicateUnicodeString", flags, guest.string("abc"), target) == SUCCESS
@@ -269,8 +267,16 @@ def test_a_number_comes_back_from_its_text(guest, value, base):
 
 
 @pytest.mark.parametrize(
-    "text, base, value",
-    [("0x1F", 0, 31), ("0b101", 0, 5), ("0o17", 0, 15), ("  -12x", 10, 0xFFFFFFF4), ("+7", 0, 7), ("", 0, 0), ("9", 8, 0)],
+    ("text", "base", "value"),
+    [
+        ("0x1F", 0, 31),
+        ("0b101", 0, 5),
+        ("0o17", 0, 15),
+        ("  -12x", 10, 0xFFFFFFF4),
+        ("+7", 0, 7),
+        ("", 0, 0),
+        ("9", 8, 0),
+    ],
 )
 def test_prefixes_and_signs_of_numbers_are_read(guest, text, base, value):
     result = guest.space(4)
@@ -300,7 +306,7 @@ def test_a_malformed_guid_is_refused(guest, text):
 
 
 @pytest.mark.parametrize(
-    "expression, name, matches",
+    ("expression", "name", "matches"),
     [
         ("*", "", True),
         ("*.EXE", "A.EXE", True),
@@ -349,7 +355,9 @@ def test_c_strings_behave_as_python_says(guest, family, first, second, count):
     assert guest.call(length, a) == len(first)
     assert guest.call(length_n, a, count) == min(len(first), count)
     assert sign(guest.i32(compare, a, b)) == (first > second) - (first < second)
-    assert sign(guest.i32(compare_n, a, b, count)) == (first[:count] > second[:count]) - (first[:count] < second[:count])
+    assert sign(guest.i32(compare_n, a, b, count)) == (first[:count] > second[:count]) - (
+        first[:count] < second[:count]
+    )
     x, y = first.lower(), second.lower()
     assert sign(guest.i32(fold, a, b)) == (x > y) - (x < y)
     assert sign(guest.i32(fold_n, a, b, count)) == (x[:count] > y[:count]) - (x[:count] < y[:count])

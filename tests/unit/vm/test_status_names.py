@@ -28,7 +28,7 @@ def test_every_error_constant_has_its_header_value():
 
 
 @pytest.mark.parametrize(
-    "status, error",
+    ("status", "error"),
     [
         (0x00000000, 0),
         (0x00000103, 997),
