@@ -68,27 +68,10 @@ def build_report(
         name=bugcheck_name(bugcheck.code),
         parameters=bugcheck.parameters,
         reason=bugcheck.reason,
-        frames=stack(kernel, rip, registers, innermost_is_call=innermost_is_call),
+        frames=tuple(frames[:MAXIMUM_FRAMES]),
         activity=activity,
         notes=tuple(dict.fromkeys(notes)),
     )
-
-
-def stack(
-    kernel: Kernel, rip: int, registers: Sequence[int], *, innermost_is_call: bool = False
-) -> tuple[StackFrame, ...]:
-    """The frames of the stopped thread, innermost first, at most MAXIMUM_FRAMES.
-
-    Args:
-        kernel: the stopped machine; only read.
-        rip: where it stopped.
-        registers: the 16 general registers there.
-        innermost_is_call: `rip` is a return address, so its line is that of the call before it.
-    """
-    frames: list[StackFrame] = []
-    for index, frame in enumerate(walk(kernel, rip, registers, MAXIMUM_FRAMES, across_host=True)):
-        frames.extend(_symbolise(kernel, frame, behind_call=index > 0 or innermost_is_call))
-    return tuple(frames[:MAXIMUM_FRAMES])
 
 
 def stack(kernel: Kernel, rip: int, registers: Sequence[int]) -> tuple[StackFrame, ...]:
