@@ -1,0 +1,282 @@
+"""Writes the reference pages that are taken from the code: `python docs/generate.py`, or with --check only compares.
+
+What a page says is what the code declares: argument parsers, option tables, data classes and their docstrings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import MISSING, Field, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from harness import capture, capture_json, cli, notification, plugin, pytest_options, scenario, scenario_json
+from harness.abi import Match, Rule, Statistics, Version
+from harness.exit_codes import ExitCode
+from vm.machine import ImageKind, LaunchResult
+
+FOLDER: Final = Path(__file__).resolve().parent / "reference"
+NOTICE: Final = "<!-- Written by docs/generate.py; change the code instead. -->"
+_TYPES: Final = {
+    "str": "text",
+    "int": "integer",
+    "bool": "true or false",
+    "None": "null",
+    "tuple[str, ...]": "list of texts",
+    "tuple[Rule, ...]": "list of rules",
+    "tuple[Step, ...]": "list of steps",
+    "tuple[Preexisting, ...]": "list of processes",
+    "Mapping[str, str]": "object of texts",
+    "ImageKind": "image kind",
+    "Match": "match",
+    "Requirements": "requirements",
+    "Statistics": "statistics",
+    "Version": "version",
+    "LaunchResult": "launch result",
+}
+
+
+def pages() -> dict[str, str]:
+    """Every generated page by file name."""
+    makers: dict[str, Callable[[], Iterable[str]]] = {
+        "cli.md": _cli,
+        "exit-codes.md": _exit_codes,
+        "pytest.md": _pytest,
+        "scenario-format.md": _scenario_format,
+        "capture-format.md": _capture_format,
+    }
+    return {name: "\n".join([NOTICE, "", *make()]).rstrip() + "\n" for name, make in makers.items()}
+
+
+def outdated(folder: Path = FOLDER) -> list[str]:
+    """Names of the pages whose file is not what the code says."""
+    return [
+        name
+        for name, text in pages().items()
+        if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != text
+    ]
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages, or compare them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when a page is out of date")
+    if parser.parse_args(arguments).check:
+        stale = outdated()
+        for name in stale:
+            print(f"docs/reference/{name} is out of date: run python docs/generate.py")
+        return 1 if stale else 0
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, text in pages().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+    return 0
+
+
+def _cli() -> Iterator[str]:
+    parser = cli._parser()  # noqa: SLF001 - the page describes exactly this parser
+    yield from ("# The ntproof command", "", parser.description or "")
+    yield from ("", "Each command ends with one of the [exit codes](exit-codes.md).")
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))  # noqa: SLF001
+    for name, command in sorted(commands.choices.items()):
+        yield from ("", f"## ntproof {name}", "", command.description or "", "", "| argument | meaning |", "|---|---|")
+        for action in command._actions:  # noqa: SLF001
+            if action.dest != "help":
+                yield _row(f"`{_spelling(action)}`", _help(action))
+
+
+def _spelling(action: argparse.Action) -> str:
+    shown = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
+    if not action.option_strings:
+        return shown if action.metavar else action.dest.upper()
+    option = ", ".join(action.option_strings)
+    if action.nargs == 0:
+        return option
+    return f"{option} {'{' + ','.join(map(str, action.choices)) + '}' if action.choices else shown}"
+
+
+def _help(action: argparse.Action) -> str:
+    return (action.help or "") % {"default": action.default}
+
+
+def _exit_codes() -> Iterator[str]:
+    yield from ("# Exit codes", "", "Every `ntproof` command ends with one of these.", "")
+    yield from ("| code | name | meaning |", "|---|---|---|")
+    notes = _member_notes(ExitCode)
+    for code in ExitCode:
+        yield _row(str(code.value), code.name.lower().replace("_", " "), notes[code.name])
+    yield _row(str(cli.INTERRUPTED), "interrupted", "Ended by SIGINT.")
+    yield from ("", "pytest keeps its own exit codes: 0 all passed, 1 some failed, 4 wrong usage, 5 nothing selected.")
+
+
+class _Options:
+    """Stands where pytest's parser does, and keeps what is declared."""
+
+    def __init__(self) -> None:
+        self.declared: list[tuple[str, Mapping[str, Any]]] = []
+
+    def getgroup(self, *_names: str) -> _Options:
+        return self
+
+    def addoption(self, *names: str, **declared: Any) -> None:
+        self.declared.append((", ".join(names), declared))
+
+
+def _pytest() -> Iterator[str]:
+    options = _Options()
+    pytest_options.add_options(options)  # type: ignore[arg-type]
+    yield from ("# pytest options, markers and fixtures", "", "## Options", "", "| option | meaning |", "|---|---|")
+    for name, declared in options.declared:
+        metavar = declared.get("metavar")
+        yield _row(f"`{name} {metavar}`" if metavar else f"`{name}`", declared["help"])
+    yield from ("", "## Markers", "", "| marker | meaning |", "|---|---|")
+    for marker in plugin._MARKERS:  # noqa: SLF001 - the page describes exactly these
+        name, _, meaning = marker.partition(":")
+        yield _row(f"`{name}`", meaning.strip())
+    yield from ("", "## Fixtures", "", "| fixture | scope | what it gives |", "|---|---|---|")
+    for name, scope, meaning in _fixtures():
+        yield _row(f"`{name}`", scope, meaning)
+
+
+def _fixtures() -> Iterator[tuple[str, str, str]]:
+    for node in ast.parse(inspect.getsource(plugin)).body:
+        if isinstance(node, ast.FunctionDef):
+            for decorator in node.decorator_list:
+                text = ast.unparse(decorator)
+                if text.startswith("pytest.fixture"):
+                    scope = "session" if "'session'" in text else "test"
+                    yield node.name, scope, _first_sentences(ast.get_docstring(node) or "")
+
+
+def _scenario_format() -> Iterator[str]:
+    yield from ("# Scenario format", "", _paragraphs(scenario.__doc__), "", _paragraphs(scenario_json.__doc__))
+    yield from _table(scenario.Scenario, "## The document", before=_format_rows(scenario))
+    yield from ("", "## Steps")
+    for step in get_args(scenario.Step):
+        name = scenario_json._NAMES[step]  # noqa: SLF001 - the page describes exactly these
+        yield from _table(step, f"### {name}", before=[_row("`do`", "text", "", f'`"{name}"`')])
+    yield from ("", "## Parts")
+    yield from _table(scenario.Preexisting, "### Process")
+    yield from _table(scenario.Requirements, "### Requirements")
+    yield from _rule_parts()
+
+
+def _capture_format() -> Iterator[str]:
+    yield from ("# Capture format", "", _paragraphs(capture.__doc__), "", _paragraphs(capture_json.__doc__))
+    yield from _table(capture.CaptureHeader, "## The first line", before=_format_rows(capture))
+    yield from ("", "## Notifications of the driver", "", _paragraphs(notification.__doc__))
+    named = capture_json._EVENTS  # noqa: SLF001 - the page describes exactly these
+    reported = (notification.Create, notification.Exit, notification.Gap)
+    for name, kind in named.items():
+        if kind in reported:
+            yield from _table(kind, f"### {name}", before=[_row("`event`", "text", "", f'`"{name}"`')])
+    yield from ("", "## What the machine knows")
+    for name, kind in named.items():
+        if kind not in reported:
+            yield from _table(kind, f"### {name}", before=[_row("`event`", "text", "", f'`"{name}"`')])
+    yield from ("", "## Parts")
+    yield from _table(LaunchResult, "### Launch result")
+    yield from _table(Version, "### Version")
+    yield from _table(Statistics, "### Statistics")
+    yield from _rule_parts()
+
+
+def _rule_parts() -> Iterator[str]:
+    yield from _table(Rule, "### Rule")
+    yield from _choices(Match, "### Match", [match.name.lower() for match in Match])
+    yield from _choices(ImageKind, "### Image kind", [str(kind.value) for kind in ImageKind])
+
+
+def _format_rows(module: Any) -> list[str]:
+    return [
+        _row("`format`", "text", "", f'`"{module.FORMAT_NAME}"`'),
+        _row("`version`", "integer", "", f"`{module.FORMAT_VERSION}`"),
+    ]
+
+
+def _table(kind: type[Any], heading: str, before: Iterable[str] = ()) -> Iterator[str]:
+    summary, notes = _documented(kind)
+    yield from ("", heading, "", summary)
+    rows = [*before, *(_row(f"`{f.name}`", _type(f), _default(f), notes.get(f.name, "")) for f in fields(kind))]
+    if rows:
+        yield from ("", "| key | type | default | meaning |", "|---|---|---|---|", *rows)
+
+
+def _choices(kind: type[Enum], heading: str, names: Iterable[str]) -> Iterator[str]:
+    notes = _member_notes(kind)
+    yield from ("", heading, "", _documented(kind)[0], "")
+    for member, name in zip(kind, names, strict=True):
+        note = notes.get(member.name)
+        yield f"- `{name}`" + (f": {note}" if note else "")
+
+
+def _type(field: Field[Any]) -> str:
+    return " or ".join(_TYPES[part] for part in str(field.type).split(" | "))
+
+
+def _default(field: Field[Any]) -> str:
+    value = field.default
+    if value is MISSING:
+        return "" if field.default_factory is MISSING else "empty"
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Enum):
+        return f"`{value.value}`"
+    return "empty" if value in ("", ()) or not isinstance(value, (int, str)) else f"`{value}`"
+
+
+def _documented(kind: type[Any]) -> tuple[str, dict[str, str]]:
+    """The summary of a class, and what its docstring says of each attribute."""
+    text, _, attributes = inspect.cleandoc(kind.__doc__ or "").partition("\nAttributes:\n")
+    notes: dict[str, str] = {}
+    names: list[str] = []
+    for line in textwrap.dedent(attributes.partition("\n\n")[0]).splitlines():
+        head, colon, rest = line.partition(":")
+        if colon and not line.startswith(" "):
+            names = [name.strip() for name in head.split(",")]
+            notes |= dict.fromkeys(names, rest.strip())
+        elif line.strip():
+            notes |= {name: f"{notes[name]} {line.strip()}" for name in names}
+    return _paragraphs(text), notes
+
+
+def _member_notes(kind: type[Enum]) -> dict[str, str]:
+    """The docstrings under the members of an enumeration."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(definition, ast.ClassDef)
+    notes = {}
+    for member, note in zip(definition.body, definition.body[1:], strict=False):
+        if isinstance(member, ast.Assign) and isinstance(note, ast.Expr) and isinstance(note.value, ast.Constant):
+            target = member.targets[0]
+            assert isinstance(target, ast.Name)
+            notes[target.id] = _joined(str(note.value.value))
+    return notes
+
+
+def _paragraphs(text: str | None) -> str:
+    """A docstring as Markdown: wrapped lines joined, indented blocks as code."""
+    blocks = inspect.cleandoc(text or "").strip().split("\n\n")
+    return "\n\n".join(block if block.startswith("    ") else _joined(block) for block in blocks)
+
+
+def _first_sentences(text: str) -> str:
+    return _joined(text.split("\n\n", maxsplit=1)[0])
+
+
+def _joined(text: str) -> str:
+    return " ".join(text.split()).replace("``", "`")
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("``", "`").replace("|", "\\|") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
