@@ -1,7 +1,7 @@
 """The I/O manager's objects: drivers, devices and files, and what a driver leaves behind.
 
-Requests are made in `vm.emulated.io_requests`, IRPs move in `vm.emulated.irp`, and what drivers import for devices is in
-`vm.emulated.io_exports`. Layouts are those of wdm.h (`vm.emulated.io_layout`).
+Requests are made in `vm.emulated.io_requests`, IRPs move in `vm.emulated.irp`, and what drivers import for devices is
+in `vm.emulated.io_exports`. Layouts are those of wdm.h (`vm.emulated.io_layout`).
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ _DEVICE_EXTENSION_ALIGNMENT = 16
 
 @dataclass(slots=True)
 class Driver:
-    """A driver object: its name, and where its image lies."""
+    """A driver object: its name, where its image lies, and the registry path of its service key."""
 
     body: int
     name: str
     base: int
     size: int
+    service_key: str
     reinitialize: list[tuple[int, int]] = field(default_factory=list)
 
     def holds(self, address: int) -> bool:
@@ -82,7 +83,7 @@ class File:
         granted: access granted at open.
         opened: the driver accepted it, so that cleanup and close are due.
         buffer: memory of its name, 0 for none.
-        account: whose program opened it, None for the system.
+        account: whose program opened it, None for a driver.
     """
 
     body: int
@@ -158,9 +159,10 @@ class IoManager:
 
         Args:
             name: service name; the object is \\Driver\\name.
-            base, size: the image.
+            base: where the image lies.
+            size: bytes of the image.
             entry: its entry point.
-            service_key: registry path of the service key, for DriverExtension and HardwareDatabase users.
+            service_key: registry path of the service key.
 
         Raises:
             NtStatusError: STATUS_OBJECT_NAME_COLLISION.
@@ -186,7 +188,7 @@ class IoManager:
             raise RuntimeError("guest/io.c does not export HostInvalidDeviceRequest")
         for major in range(at.IRP_MJ_MAXIMUM_FUNCTION + 1):
             mem.set_u64(body + at.DRIVER_MAJOR_FUNCTION + 8 * major, invalid)
-        self.state.drivers[body] = Driver(body, name, base, size)
+        self.state.drivers[body] = Driver(body, name, base, size, service_key)
         return body
 
     def driver_started(self, driver: int) -> None:
@@ -302,9 +304,7 @@ class IoManager:
         """The record of a device object. Raises Bugcheck 0xC9 for an address that is none."""
         device = self.state.devices.get(body)
         if device is None:
-            raise Bugcheck(
-                IO_VERIFICATION, 0x4, body, reason=f"0x{body:X} was used as a device object but is none"
-            )
+            raise Bugcheck(IO_VERIFICATION, 0x4, body, reason=f"0x{body:X} was used as a device object but is none")
         return device
 
     def delete_device(self, body: int) -> None:

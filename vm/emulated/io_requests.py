@@ -28,7 +28,7 @@ from vm.emulated.ntstatus import (
     NtStatusError,
     nt_error,
 )
-from vm.emulated.object_types import FILE_APPEND_DATA, FILE_MAPPING, FILE_READ_DATA, FILE_WRITE_DATA
+from vm.emulated.object_types import FILE_APPEND_DATA, FILE_MAPPING, FILE_READ_DATA, FILE_WRITE_DATA, MAXIMUM_ALLOWED
 from vm.emulated.sync import set_event
 from vm.machine import Account
 
@@ -98,7 +98,7 @@ class Requests:
         Args:
             path: NT path such as ``\\??\\Name``.
             access: desired access, generic rights allowed.
-            account: who asks, None for the system.
+            account: who asks, None for a driver, whose access is not checked.
 
         Raises:
             NtStatusError: not found, STATUS_ACCESS_DENIED, or what the driver completed IRP_MJ_CREATE with.
@@ -147,6 +147,8 @@ class Requests:
         """
         kernel = self._kernel
         characteristics = kernel.mem.u32(record.body + at.DEVICE_CHARACTERISTICS)
+        if account is None:
+            return FILE_MAPPING.map(access & ~MAXIMUM_ALLOWED)
         if rest and not characteristics & at.FILE_DEVICE_SECURE_OPEN:
             return FILE_MAPPING.map(access) & FILE_MAPPING.all
         return kernel.se.check(record, account, access, FILE_MAPPING)
@@ -164,7 +166,8 @@ class Requests:
             mem.write(context, struct.pack("<QQII", 0, state, desired, FILE_NON_DIRECTORY_FILE))
             options = FILE_OPEN << 24 | FILE_NON_DIRECTORY_FILE
             parameters = struct.pack("<QI4xHHI", context, options, 0, FILE_SHARE_ALL, 0)
-            irp = self._io.irps.build(SIMPLE, device, file.body, at.IRP_MJ_CREATE, parameters)
+            mode = int(file.account is not None)
+            irp = self._io.irps.build(SIMPLE, device, file.body, at.IRP_MJ_CREATE, parameters, mode=mode)
             self._io.irps.send(irp)
             self._io.irps.wait(irp)
             return irp.status, irp.information
@@ -244,7 +247,7 @@ class Requests:
         try:
             irp = io.irps.build(
                 USER, device, file.body, major, parameters, system_buffer=buffers.system, mdl=request.mdl,
-                user_buffer=request.output_address, flags=buffers.flags,
+                user_buffer=request.output_address, flags=buffers.flags, mode=int(file.account is not None),
             )  # fmt: skip
         except NtStatusError as error:
             if buffers.system:
@@ -257,7 +260,7 @@ class Requests:
         # The IRP keeps the file alive until it is completed.
         self._kernel.ob.reference(file.body)
         thread = self._kernel.threads.current
-        mode, thread.previous_mode = thread.previous_mode, 1
+        mode, thread.previous_mode = thread.previous_mode, int(file.account is not None)
         caller = self._kernel.se.begin_call(file.account)
         try:
             io.irps.send(irp)
@@ -378,8 +381,8 @@ class Requests:
             if size > block.size:
                 raise Bugcheck(
                     PAGE_FAULT_BEYOND_END_OF_ALLOCATION, irp.system_buffer + block.size, 0, 0,
-                    reason=f"{irp.describe()} with Information {size}, more than its system buffer of {block.size} bytes: "
-                    "the I/O manager reads past the end",
+                    reason=f"{irp.describe()} was completed with Information {size}, more than its system buffer of "
+                    f"{block.size} bytes: the I/O manager reads past the end",
                 )  # fmt: skip
             if size > request.output_size:
                 # The program's buffer ends at a page that is not there: the copy faults, the request fails with it.
@@ -422,9 +425,9 @@ class Requests:
 
     @contextmanager
     def _as_user(self, account: Account | None) -> Iterator[None]:
-        """The current thread makes a call from user mode, on behalf of an account."""
+        """The current thread makes a call on behalf of an account, from user mode unless that is None."""
         thread = self._kernel.current_thread
-        mode, thread.previous_mode = thread.previous_mode, 1
+        mode, thread.previous_mode = thread.previous_mode, int(account is not None)
         caller = self._kernel.se.begin_call(account)
         try:
             yield

@@ -141,6 +141,7 @@ class Irps:
         mdl: int = 0,
         user_buffer: int = 0,
         flags: int = 0,
+        mode: int = 0,
     ) -> Irp:
         """An IRP of the I/O manager's own for the top of a device stack, its first stack location filled in.
 
@@ -157,7 +158,7 @@ class Irps:
         location = body + size - IO_STACK_LOCATION_SIZE
         header = _HEADER.pack(
             at.IO_TYPE_IRP, size, 0, mdl, flags, 0, system_buffer, links, links, 0, 0, 0,
-            int(kind == USER), 0, count, count, 0, 0, 0, 0, 0, 0, 0, 0, 0, user_buffer,
+            mode, 0, count, count, 0, 0, 0, 0, 0, 0, 0, 0, 0, user_buffer,
         )  # fmt: skip
         tail = _TAIL.pack(0, 0, 0, 0, kernel.threads.current.object, 0, 0, 0, location, file, 0)
         stack = _STACK.pack(major, 0, 0, 0, parameters, device, file, 0, 0)
@@ -307,9 +308,9 @@ class Irps:
         if status != STATUS_PENDING and marked:
             raise self._verifier(
                 0x23E, irp,
-                f"a dispatch routine marked an IRP pending and returned 0x{status:08X} instead of STATUS_PENDING", routine,
+                f"a dispatch routine marked an IRP pending and returned 0x{status:08X}, not STATUS_PENDING", routine,
             )  # fmt: skip
-        if irp.completed and status != STATUS_PENDING and status != irp.status:
+        if irp.completed and status not in (STATUS_PENDING, irp.status):
             raise self._verifier(
                 0x224, irp,
                 f"a dispatch routine returned 0x{status:08X} but completed the IRP with 0x{irp.status:08X}", routine,
@@ -336,7 +337,9 @@ class Irps:
         if irp is None or irp.completed:
             raise self._completed_twice(body)
         if self._kernel.irql > DISPATCH_LEVEL:
-            raise Bugcheck(IO_VERIFICATION, 0xE, self._kernel.irql, body, reason="IoCompleteRequest above DISPATCH_LEVEL")
+            raise Bugcheck(
+                IO_VERIFICATION, 0xE, self._kernel.irql, body, reason="IoCompleteRequest above DISPATCH_LEVEL"
+            )
         data = mem.read(body, IRP_SIZE + IO_STACK_LOCATION_SIZE)
         status, information, count, current, cancel_routine = _COMPLETION.unpack_from(data, at.IRP_STATUS)
         if status in (STATUS_PENDING, 0xFFFFFFFF):
@@ -398,8 +401,12 @@ class Irps:
     def _completed_twice(self, body: int) -> Bugcheck:
         earlier = self.find(body) or self.finished(body)
         if earlier is None:
-            return Bugcheck(MULTIPLE_IRP_COMPLETE_REQUESTS, body, reason=f"IoCompleteRequest of 0x{body:X}, which is no IRP")
-        return Bugcheck(MULTIPLE_IRP_COMPLETE_REQUESTS, body, reason=f"{earlier.describe()} was completed a second time")
+            return Bugcheck(
+                MULTIPLE_IRP_COMPLETE_REQUESTS, body, reason=f"IoCompleteRequest of 0x{body:X}, which is no IRP"
+            )
+        return Bugcheck(
+            MULTIPLE_IRP_COMPLETE_REQUESTS, body, reason=f"{earlier.describe()} was completed a second time"
+        )
 
     # Cancellation
 

@@ -14,6 +14,7 @@ from vm.emulated import mdl
 from vm.emulated.exports import DISPATCH_LEVEL, PASSIVE_LEVEL, ExportTable
 from vm.emulated.faults import Bugcheck
 from vm.emulated.irp import ALLOCATED, INITIALIZED, IO_VERIFICATION, THREADED, Irp
+from vm.emulated.layout import IO_STACK_LOCATION_SIZE
 from vm.emulated.ntstatus import STATUS_INVALID_PARAMETER, STATUS_SUCCESS, NtStatusError
 
 if TYPE_CHECKING:
@@ -70,7 +71,12 @@ def io_free_irp(kernel: Kernel, body: int) -> None:
         raise Bugcheck(IO_VERIFICATION, 0x2, body, reason=f"IoFreeIrp of {irp.describe()}, which the I/O manager frees")
     if kernel.mem.u8(body + at.IRP_CURRENT_LOCATION) <= kernel.mem.u8(body + at.IRP_STACK_COUNT):
         raise Bugcheck(
-            IO_VERIFICATION, 0x20B, kernel.caller(), body, irp.device, reason=f"IoFreeIrp of {irp.describe()}, still in use"
+            IO_VERIFICATION,
+            0x20B,
+            kernel.caller(),
+            body,
+            irp.device,
+            reason=f"IoFreeIrp of {irp.describe()}, still in use",
         )
     kernel.io.irps.free(irp)
 
@@ -135,9 +141,7 @@ def io_build_device_io_control_request(
     method = code & 3
     stack_count = kernel.mem.u8(kernel.io.device(device).body + at.DEVICE_STACK_SIZE)
     try:
-        irp = kernel.io.irps.allocate(
-            THREADED, stack_count, site=kernel.caller(), thread=kernel.current_thread.object
-        )
+        irp = kernel.io.irps.allocate(THREADED, stack_count, site=kernel.caller(), thread=kernel.current_thread.object)
     except NtStatusError:
         return 0
     flags = 0
@@ -169,6 +173,63 @@ def io_build_device_io_control_request(
     major = at.IRP_MJ_INTERNAL_DEVICE_CONTROL if internal else at.IRP_MJ_DEVICE_CONTROL
     kernel.io.irps.set_next(irp, major, struct.pack("<QQQQ", output_size, data_size, code, type3))
     return irp.body
+
+
+@EXPORTS.function("IoBuildSynchronousFsdRequest", args="u32 ptr ptr u32 ptr ptr ptr", irql=PASSIVE_LEVEL)
+def io_build_synchronous_fsd_request(
+    kernel: Kernel, major: int, device: int, buffer: int, length: int, offset: int, event: int, iosb: int
+) -> int:
+    """Microsoft Learn, IoBuildSynchronousFsdRequest: NULL when memory is short."""
+    mem = kernel.mem
+    stack_count = mem.u8(kernel.io.device(device).body + at.DEVICE_STACK_SIZE)
+    try:
+        irp = kernel.io.irps.allocate(THREADED, stack_count, site=kernel.caller(), thread=kernel.current_thread.object)
+    except NtStatusError:
+        return 0
+    parameters = b""
+    if major in (at.IRP_MJ_READ, at.IRP_MJ_WRITE):
+        parameters = struct.pack("<QQQ", length, 0, mem.u64(offset) if offset else 0)
+        reading = major == at.IRP_MJ_READ
+        flags = mem.u32(device + at.DEVICE_FLAGS)
+        if flags & at.DO_BUFFERED_IO and length:
+            irp.system_buffer = kernel.pool.allocate(length, SYSTEM_BUFFER_TAG, zero=False)
+            if not irp.system_buffer:
+                kernel.io.irps.free(irp)
+                return 0
+            mem.set_u64(irp.body + at.IRP_SYSTEM_BUFFER, irp.system_buffer)
+            if reading:
+                irp.output, irp.output_size = buffer, length
+            else:
+                mem.write(irp.system_buffer, mem.read(buffer, length))
+        elif flags & at.DO_DIRECT_IO and length:
+            body = mdl.create(kernel, buffer, length)
+            mdl.lock(kernel, body, write=reading)
+            mem.set_u64(irp.body + at.IRP_MDL_ADDRESS, body)
+        else:
+            mem.set_u64(irp.body + at.IRP_USER_BUFFER, buffer)
+    mem.set_u64(irp.body + at.IRP_USER_IOSB, iosb)
+    mem.set_u64(irp.body + at.IRP_USER_EVENT, event)
+    kernel.io.irps.set_next(irp, major, parameters)
+    return irp.body
+
+
+@EXPORTS.function("IoSetCompletionRoutineEx", args="ptr ptr ptr ptr bool bool bool", irql=DISPATCH_LEVEL)
+def io_set_completion_routine_ex(
+    kernel: Kernel, _device: int, irp: int, routine: int, context: int, success: bool, error: bool, cancel: bool
+) -> int:
+    """Microsoft Learn, IoSetCompletionRoutineEx: IoSetCompletionRoutine that also keeps the driver loaded.
+
+    Drivers here are never unloaded while one of their devices is open, so there is nothing more to keep.
+    """
+    location = kernel.mem.u64(irp + at.IRP_CURRENT_STACK_LOCATION) - IO_STACK_LOCATION_SIZE
+    control = (
+        (at.SL_INVOKE_ON_SUCCESS if success else 0)
+        | (at.SL_INVOKE_ON_ERROR if error else 0)
+        | (at.SL_INVOKE_ON_CANCEL if cancel else 0)
+    )
+    kernel.mem.set_u8(location + at.STACK_CONTROL, control)
+    kernel.mem.write(location + at.STACK_COMPLETION_ROUTINE, struct.pack("<QQ", routine, context))
+    return STATUS_SUCCESS
 
 
 @EXPORTS.function("IoGetRequestorProcess", args="ptr", irql=DISPATCH_LEVEL)

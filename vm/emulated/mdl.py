@@ -1,8 +1,8 @@
 """Memory descriptor lists: description, locking and mapping of buffers.
 
 Sources: Microsoft Learn, "Using MDLs", IoAllocateMdl, MmProbeAndLockPages, MmMapLockedPagesSpecifyCache,
-MmBuildMdlForNonPagedPool, "Bug Check 0x76: PROCESS_HAS_LOCKED_PAGES", "Bug Check 0xDA: SYSTEM_PTE_MISUSE"; layout and flags
-wdm.h.
+MmBuildMdlForNonPagedPool, "Bug Check 0x4E: PFN_LIST_CORRUPT", "Bug Check 0xDA: SYSTEM_PTE_MISUSE"; layout
+and flags: wdm.h.
 """
 
 from __future__ import annotations
@@ -59,9 +59,7 @@ def create(kernel: Kernel, address: int, size: int, *, site: int = 0) -> int:
     body = kernel.heap.allocate(MDL_SIZE + 8 * max(count, 1))
     kernel.mem.write(
         body,
-        struct.pack(
-            "<QHHIQQQII", 0, MDL_SIZE + 8 * count, 0, 0, 0, 0, address & -PAGE, size, address & (PAGE - 1)
-        ),
+        struct.pack("<QHHIQQQII", 0, MDL_SIZE + 8 * count, 0, 0, 0, 0, address & -PAGE, size, address & (PAGE - 1)),
     )
     _state(kernel).live[body] = site
     return body
@@ -188,7 +186,9 @@ def mm_probe_and_lock_pages(kernel: Kernel, body: int, mode: int, operation: int
     if mode == USER_MODE and end > USER_PROBE_ADDRESS:
         raise NtException(STATUS_ACCESS_VIOLATION, int(operation != IO_READ_ACCESS), start + offset)
     if start < USER_PROBE_ADDRESS and kernel.irql > APC_LEVEL:
-        raise Bugcheck(0xA, start + offset, kernel.irql, 0, kernel.caller(), reason="pageable memory locked at DISPATCH_LEVEL")
+        raise Bugcheck(
+            0xA, start + offset, kernel.irql, 0, kernel.caller(), reason="pageable memory locked at DISPATCH_LEVEL"
+        )
     try:
         lock(kernel, body, write=operation != IO_READ_ACCESS)
     except PageFault as fault:

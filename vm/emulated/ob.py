@@ -148,7 +148,9 @@ class ObjectManager:
         owned = body == 0
         if owned:
             body = self._kernel.heap.allocate(size)
-        record = ObjectRecord(body, kind, leaf, parent, permanent=permanent, owned=owned, security=security, target=target)
+        record = ObjectRecord(
+            body, kind, leaf, parent, permanent=permanent, owned=owned, security=security, target=target
+        )
         self._objects[body] = record
         self.state.deleted.pop(body, None)
         if parent:
@@ -354,7 +356,16 @@ class ObjectManager:
         state.root = self._kernel.heap.allocate(TYPE_BODY_SIZE)
         self._objects[state.root] = ObjectRecord(state.root, "Directory")
         state.children[state.root] = {}
-        names = ("Device", "Driver", "FileSystem", "ObjectTypes", "BaseNamedObjects", "Callback", "KernelObjects", "GLOBAL??")
+        names = (
+            "Device",
+            "Driver",
+            "FileSystem",
+            "ObjectTypes",
+            "BaseNamedObjects",
+            "Callback",
+            "KernelObjects",
+            "GLOBAL??",
+        )
         for name in names:
             self.create("Directory", TYPE_BODY_SIZE, f"\\{name}")
         for link, target in (
@@ -388,5 +399,7 @@ class ObjectManager:
             self.state.types.get(record.type, 0),
             record.body,
             reason=f"{self.describe(record.body)} was dereferenced more often than it was referenced",
-            notes=(f"{record.references} references left for {record.handles} handles and the kernel's own {record.pins}",),
+            notes=(
+                f"{record.references} references left for {record.handles} handles and the kernel's own {record.pins}",
+            ),
         )

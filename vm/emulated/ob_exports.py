@@ -17,8 +17,8 @@ from vm.emulated.ntstatus import (
     STATUS_SUCCESS,
     NtStatusError,
 )
-from vm.emulated.object_types import OBJECT_TYPES
 from vm.emulated.ob import TYPE_BODY_SIZE
+from vm.emulated.object_types import OBJECT_TYPES
 
 if TYPE_CHECKING:
     from vm.emulated.kernel import Kernel
@@ -54,11 +54,13 @@ def expected_kind(kernel: Kernel, type_object: int) -> str | None:
     return kind
 
 
+def _type_variable(kind: str, kernel: Kernel) -> bytes:
+    return kernel.ob.type_object(kind).to_bytes(8, "little")
+
+
 for _type in OBJECT_TYPES.values():
     if _type.variable:
-        EXPORTS.variable(
-            _type.variable, lambda kernel, name=_type.name: kernel.ob.type_object(name).to_bytes(8, "little")
-        )
+        EXPORTS.variable(_type.variable, functools.partial(_type_variable, _type.name))
 
 
 # References
@@ -234,7 +236,7 @@ def zw_make_temporary_object(kernel: Kernel, handle: int) -> int:
 @EXPORTS.function("IoCreateSymbolicLink", "IoCreateUnprotectedSymbolicLink", args="ptr ptr", irql=PASSIVE_LEVEL)
 @returns_status
 def io_create_symbolic_link(kernel: Kernel, link: int, target: int) -> int:
-    """Microsoft Learn, IoCreateSymbolicLink: STATUS_OBJECT_NAME_COLLISION for a name in use. The target need not exist."""
+    """Microsoft Learn, IoCreateSymbolicLink: the target need not exist, a name in use is a collision."""
     body = kernel.ob.create(
         "SymbolicLink",
         TYPE_BODY_SIZE,

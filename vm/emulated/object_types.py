@@ -89,7 +89,9 @@ OBJECT_TYPES = _types(
     ObjectType("Device", FILE_MAPPING),
     ObjectType("Driver", FILE_MAPPING),
     ObjectType("File", FILE_MAPPING, "IoFileObjectType"),
-    ObjectType("Process", GenericMapping(_READ | 0x410, _WRITE | 0xBEB, _EXECUTE | 0x101000, 0x001FFFFF), "PsProcessType"),
+    ObjectType(
+        "Process", GenericMapping(_READ | 0x410, _WRITE | 0xBEB, _EXECUTE | 0x101000, 0x001FFFFF), "PsProcessType"
+    ),
     ObjectType("Thread", GenericMapping(_READ | 0x48, _WRITE | 0x437, _EXECUTE | 0x101800, 0x001FFFFF), "PsThreadType"),
     ObjectType("Event", GenericMapping(_READ | 1, _WRITE | 2, _EXECUTE | SYNCHRONIZE, 0x001F0003), "ExEventObjectType"),
     ObjectType(

@@ -241,9 +241,7 @@ def _absolute(kernel: Kernel, descriptor: int) -> int:
 
 @EXPORTS.function("RtlSetDaclSecurityDescriptor", args="ptr bool ptr bool", irql=DISPATCH_LEVEL)
 @returns_status
-def rtl_set_dacl_security_descriptor(
-    kernel: Kernel, descriptor: int, present: bool, acl: int, defaulted: bool
-) -> int:
+def rtl_set_dacl_security_descriptor(kernel: Kernel, descriptor: int, present: bool, acl: int, defaulted: bool) -> int:
     """Microsoft Learn, RtlSetDaclSecurityDescriptor: the ACL is referred to, not copied."""
     control = _absolute(kernel, descriptor) & ~(security.SE_DACL_PRESENT | security.SE_DACL_DEFAULTED)
     if present:
@@ -287,9 +285,7 @@ def _member(kernel: Kernel, descriptor: int, absolute: int, relative: int) -> in
 
 @EXPORTS.function("RtlGetDaclSecurityDescriptor", args="ptr ptr ptr ptr", irql=DISPATCH_LEVEL)
 @returns_status
-def rtl_get_dacl_security_descriptor(
-    kernel: Kernel, descriptor: int, present: int, acl: int, defaulted: int
-) -> int:
+def rtl_get_dacl_security_descriptor(kernel: Kernel, descriptor: int, present: int, acl: int, defaulted: int) -> int:
     """Microsoft Learn, RtlGetDaclSecurityDescriptor."""
     address = _member(kernel, descriptor, _DACL, 0x10)
     control = kernel.mem.u16(descriptor + 2)

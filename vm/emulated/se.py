@@ -192,9 +192,7 @@ def ob_set_security_object_by_pointer(kernel: Kernel, body: int, parts: int, des
 
 @EXPORTS.function("ZwQuerySecurityObject", args="handle u32 ptr u32 ptr", irql=PASSIVE_LEVEL)
 @returns_status
-def zw_query_security_object(
-    kernel: Kernel, handle: int, parts: int, buffer: int, length: int, needed: int
-) -> int:
+def zw_query_security_object(kernel: Kernel, handle: int, parts: int, buffer: int, length: int, needed: int) -> int:
     """Microsoft Learn, ZwQuerySecurityObject: self-relative; STATUS_BUFFER_TOO_SMALL says how much is needed."""
     descriptor = kernel.se.descriptor_of(kernel.ob.handles.resolve(handle)) or SecurityDescriptor()
     data = _parts(descriptor, parts).to_bytes()

@@ -1,8 +1,8 @@
 """System worker threads: IoQueueWorkItem, ExQueueWorkItem.
 
 Each queued item runs in a system thread of its own, in the order of queueing; guest/io.c makes the call. Sources:
-Microsoft Learn, "System Worker Threads", IoAllocateWorkItem, IoQueueWorkItem, IoFreeWorkItem, ExQueueWorkItem, "Bug Check
-0xE1: WORKER_THREAD_RETURNED_AT_BAD_IRQL", "Bug Check 0xE4: WORKER_INVALID".
+Microsoft Learn, "System Worker Threads", IoAllocateWorkItem, IoQueueWorkItem, IoFreeWorkItem, ExQueueWorkItem, "Bug
+Check 0xE1: WORKER_THREAD_RETURNED_AT_BAD_IRQL", "Bug Check 0xE4: WORKER_INVALID".
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def _item(kernel: Kernel, body: int) -> WorkItem:
 
 def _queue(kernel: Kernel, item: WorkItem, routine: int, arguments: tuple[int, int, int]) -> None:
     if item.queued:
-        raise Bugcheck(WORKER_INVALID, _ACTIVE_QUEUED, item.body, reason="a work item was queued that is queued already")
+        raise Bugcheck(
+            WORKER_INVALID, _ACTIVE_QUEUED, item.body, reason="a work item was queued that is queued already"
+        )
     call = kernel.heap.allocate(_CALL_SIZE)
     kernel.mem.write(call, struct.pack("<4Q", routine, *arguments))
     item.routine, item.queued, item.call = routine, True, call
