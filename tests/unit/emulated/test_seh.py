@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.fixtures.guinea_pigs import build
 from tests.fixtures.small_kernel import GOOD, STACK_TOP, SmallKernel
-from vm.emulated.faults import Bugcheck
+from vm.emulated.faults import Bugcheck, KernelEvent
+from vm.emulated.image import BadImage, DriverImage
 
 ACCESS_VIOLATION = 0xC0000005
 MISALIGNMENT = 0x80000002
@@ -163,3 +168,28 @@ def test_exhausting_the_stack_is_a_double_fault_where_no_exception_record_fits(c
 
 def test_what_cannot_be_continued_is_not_continued(call):
     assert call("ContinueRaise") == 0xC0000025
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=12),
+    function=st.sampled_from(["Catch", "FinallyThenCatch", "NestedInFilter", "OwnHandler", "ContinueExecution"]),
+)
+def test_damaged_exception_data_ends_in_an_answer_or_a_bugcheck(edits, function):
+    path = build("seh")
+    image = DriverImage.parse(path)
+    (tables,) = (s for s in image.sections if s.name == ".rdata")
+    data = bytearray(path.read_bytes())
+    start = data.index(image.mapped[tables.rva : tables.rva + 64])
+    for fraction, byte in edits:
+        data[start + int((tables.size - 1) * fraction)] = byte
+    kernel = SmallKernel()
+    try:
+        loaded = kernel.load(bytes(data))
+        entry = image.exports[function] + loaded.base
+        with contextlib.suppress(KernelEvent):
+            kernel.call(entry, NULL)
+    except (BadImage, KeyError):
+        return
+    finally:
+        kernel.close()
