@@ -104,7 +104,8 @@ def _times(driver: Path) -> Figures:
 
 def _instructions(driver: Path) -> Figures:
     """Exact counts, which have to be the same in every process."""
-    outputs = {_run([sys.executable, "-m", "vm.emulated.benchmark", str(driver)]) for _ in range(_INSTRUCTION_PROCESSES)}
+    command = [sys.executable, "-m", "vm.emulated.benchmark", str(driver)]
+    outputs = {_run(command) for _ in range(_INSTRUCTION_PROCESSES)}
     if len(outputs) != 1:
         raise BenchmarkError(f"instruction counts differ between processes: {' '.join(sorted(outputs))}")
     counts = json.loads(outputs.pop())
@@ -126,7 +127,7 @@ def _suite(driver: Path) -> Figures:
 
 
 def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)  # noqa: S603 - our own words
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
     if done.returncode:
         tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
         raise BenchmarkError(f"{' '.join(command[1:4])} ended with {done.returncode}:\n{tail}")

@@ -1,0 +1,1 @@
+"""Machines that a Windows driver can run on. Knows nothing of notifications, of the harness or of pytest."""

@@ -78,7 +78,8 @@ class LaunchRequest:
     Attributes:
         image: DOS path of the executable, ``C:\\\\Windows\\\\System32\\\\cmd.exe``, or an NT or ``\\\\\\\\?\\\\`` path.
         command_line: the command line, or None to pass none. Lone surrogates are allowed (surrogatepass).
-        parent: pid of the process that becomes the parent (PROC_THREAD_ATTRIBUTE_PARENT_PROCESS), None for the creator.
+        parent: pid of the process that becomes the parent (PROC_THREAD_ATTRIBUTE_PARENT_PROCESS), None for the
+            creator.
         creator: pid of the process whose thread makes the call, None for the machine's own agent process.
         suspended: create the first thread suspended (CREATE_SUSPENDED).
         two_step: create the process object first and a thread later (NtCreateProcessEx, then a thread).

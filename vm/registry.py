@@ -36,8 +36,8 @@ def create_machine(name: str, options: Mapping[str, str] | None = None) -> Machi
         raise MachineConfigurationError(f"there is no machine {name!r}: choose from {', '.join(machine_names())}")
     unknown = set(options or ()) - {"profile"}
     if unknown:
-        raise MachineConfigurationError(f"machine {name!r} has no option {', '.join(sorted(unknown))}; it takes profile")
-    from vm.emulated.kernel import KernelOptions  # noqa: PLC0415 - heavy, and only wanted here
-    from vm.emulated.machine import EmulatedMachine  # noqa: PLC0415
+        raise MachineConfigurationError(f"machine {name!r} has no option {', '.join(sorted(unknown))}; give profile")
+    from vm.emulated.kernel import KernelOptions
+    from vm.emulated.machine import EmulatedMachine
 
     return EmulatedMachine(name, KernelOptions(profile=(options or {}).get("profile", "observed")))

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         try:
             arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
-            raise ConfigurationError(f"--json {arguments.json}: {error.strerror}; name a file that can be written") from None
+            raise ConfigurationError(f"--json {arguments.json}: {error.strerror}; name another file") from None
     _print(figures)
     return ExitCode.PASSED
 

@@ -95,7 +95,6 @@ def instruction_counts(driver: Path) -> InstructionCounts:
 def rates(driver: Path) -> Rates:
     """Notification rates, the two kinds of batches taken in turn so that both see the same machine."""
     machine = started_machine(driver)
-    kernel = machine.kernel
     _process(machine)
     ready = machine.checkpoint()
     through_kernel, bare = [], []
