@@ -271,7 +271,24 @@ def rtl_nt_status_to_dos_error(_kernel: Kernel, status: int) -> int:
     return ntstatus.to_win32(status)
 
 
-# Lookups
+# Lookups and names
+
+_UUID_EPOCH = 6_653 * _DAY
+"""From 1582-10-15, where UUID times begin, to 1601-01-01."""
+_UUID_NODE = 0x02_00_4E_54_50_52
+"""A locally administered address: the machine has no network card."""
+_CLOCK_SEQUENCE = 0x8000
+
+
+@EXPORTS.function("ExUuidCreate", args="ptr", irql=APC_LEVEL)
+def ex_uuid_create(kernel: Kernel, result: int) -> int:
+    """Microsoft Learn, ExUuidCreate: a time-based UUID (RFC 9562 version 1); each one moves the clock by a unit."""
+    kernel.clock.advance(1)
+    time = kernel.clock.system_time() + _UUID_EPOCH
+    low, middle, high = time & 0xFFFFFFFF, time >> 32 & 0xFFFF, time >> 48 & 0xFFF | 0x1000
+    tail = _CLOCK_SEQUENCE.to_bytes(2, "big") + _UUID_NODE.to_bytes(6, "big")
+    kernel.mem.write(result, struct.pack("<IHH", low, middle, high) + tail)
+    return STATUS_SUCCESS
 
 
 @EXPORTS.function("MmGetSystemRoutineAddress", args="ptr", irql=PASSIVE_LEVEL)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime
 import struct
+import uuid
 import zlib
 
 import pytest
@@ -162,6 +163,18 @@ def test_a_routine_is_found_by_its_name_alone(guest):
     assert guest.kernel.call(found, data, data + 3, 3) == 2
     assert guest.call("MmGetSystemRoutineAddress", guest.string("rtlcomparememory")) == 0
     assert guest.call("MmGetSystemRoutineAddress", guest.string("NoSuchRoutine")) == 0
+
+
+def test_uuids_tell_the_time_and_differ(guest):
+    made = []
+    for _ in range(3):
+        at = guest.space(16)
+        assert guest.u32("ExUuidCreate", at) == 0
+        made.append(uuid.UUID(bytes_le=guest.mem.read(at, 16)))
+    assert len(set(made)) == 3
+    assert {value.version for value in made} == {1}
+    since_1582 = (EPOCH - datetime.datetime(1582, 10, 15, tzinfo=datetime.UTC)).days * 864_000_000_000
+    assert made[-1].time - since_1582 == guest.kernel.clock.system_time()
 
 
 def test_only_mapped_addresses_are_valid(guest):
