@@ -73,14 +73,15 @@ def measure(driver: Path, *, progress: Callable[[str], None]) -> dict[str, float
     Raises:
         BenchmarkError: a part failed.
     """
-    figures: dict[str, float] = {}
-    for words, part in (
+    parts: tuple[tuple[str, Callable[[], Figures]], ...] = (
         ("callback rates", lambda: _rates(driver)),
         ("instruction counts in three processes", lambda: _instructions(driver)),
         ("restore and start", lambda: _times(driver)),
         ("history check", _history),
         ("conformance suite", lambda: _suite(driver)),
-    ):
+    )
+    figures: dict[str, float] = {}
+    for words, part in parts:
         progress(words)
         figures.update(part())
     return figures

@@ -106,7 +106,8 @@ class LaunchResult:
         parent_pid: the process it inherits from.
         creator_pid: the process whose thread made the call.
         creator_tid: that thread.
-        image_name: the name passed to the open of the image (an NT path such as ``\\\\??\\\\C:\\\\...``), None if unknown.
+        image_name: the name passed to the open of the image (an NT path such as ``\\\\??\\\\C:\\\\...``), None if
+            unknown.
         command_line: the command line as the new process has it, None for none.
         win32_error: 0 for success, else what CreateProcess set (winerror.h).
         status: NTSTATUS of the creation as unsigned 32 bits where the machine knows it, else None.
