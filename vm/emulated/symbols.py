@@ -20,7 +20,7 @@ from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DwarfConfig, DWARFI
 from vm.emulated.pe_headers import BadImage, Reader, read_headers, read_sections
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _DAMAGED: Final = (DWARFError, ELFError, BadImage, KeyError, IndexError, ValueError, AttributeError, OSError, TypeError)
@@ -60,11 +60,14 @@ class _Range:
 
 @dataclass(frozen=True)
 class _Tables:
-    """Line rows (address, file, line; None ends a sequence) and function ranges, both by address."""
+    """Line rows by address, each with the unit that it comes from, and how to read the functions of a unit.
+
+    A row is (file, line); one without a file ends a sequence of addresses.
+    """
 
     addresses: list[int]
-    rows: list[tuple[str | None, int | None]]
-    ranges: list[_Range]
+    rows: list[tuple[str | None, int | None, int]]
+    functions_of: Callable[[int], list[_Range]]
 
 
 class Symbols:
@@ -91,7 +94,7 @@ class Symbols:
                 continue
             if tables.rows:
                 return tables
-        return _Tables([], [], [])
+        return _Tables([], [], lambda _unit: [])
 
     @property
     def available(self) -> bool:
@@ -102,23 +105,23 @@ class Symbols:
         """Function, file and line of an address in the image, None when nothing is known of it."""
         tables = self._tables
         index = bisect.bisect_right(tables.addresses, rva) - 1
-        file, line = tables.rows[index] if index >= 0 else (None, None)
-        around = sorted((r for r in tables.ranges if r.begin <= rva < r.end), key=lambda r: -r.depth)
-        if file is None and not around:
+        file, line, unit = tables.rows[index] if index >= 0 else (None, None, 0)
+        if file is None:
             return None
+        around = sorted((r for r in tables.functions_of(unit) if r.begin <= rva < r.end), key=lambda r: -r.depth)
         offset = rva - min((r.begin for r in around if r.depth == 0), default=rva)
         locations = []
         for entry in around:
-            locations.append(SourceLocation(entry.name, offset, file, line or None))
+            locations.append(SourceLocation(entry.name, offset, file, line))
             file, line = entry.call_file, entry.call_line
         if not locations:
-            return SourceLocation(None, 0, file, line or None)
+            return SourceLocation(None, 0, file, line)
         first = locations[0]
         return SourceLocation(first.function, offset, first.file, first.line, tuple(locations[1:]))
 
     def statement_lines(self) -> frozenset[tuple[str, int]]:
         """Every (file, line) that has code."""
-        return frozenset((file, line) for file, line in self._tables.rows if file and line)
+        return frozenset((file, line) for file, line, _ in self._tables.rows if file and line)
 
 
 def _twin(path: Path) -> Path:
@@ -135,7 +138,7 @@ def _read(path: Path) -> _Tables:
     headers = read_headers(reader)
     sections = {section.name: section.data[: section.virtual_size] for section in read_sections(reader, headers)}
     if ".debug_info" not in sections or ".debug_line" not in sections:
-        return _Tables([], [], [])
+        return _Tables([], [], lambda _unit: [])
 
     def descriptor(name: str) -> Any:
         data = sections.get("." + name)
@@ -145,23 +148,43 @@ def _read(path: Path) -> _Tables:
     parameters = inspect.signature(DWARFInfo.__init__).parameters
     wanted = {name: descriptor(name.removesuffix("_sec")) for name in parameters if name.endswith("_sec")}
     dwarf = DWARFInfo(config=config, **wanted)
-    rows: list[tuple[int, str | None, int | None]] = []
-    ranges: list[_Range] = []
+    rows: list[tuple[int, str | None, int | None, int]] = []
+    units: list[tuple[Any, _Files]] = []
     for unit in dwarf.iter_CUs():
         program = dwarf.line_program_for_CU(unit)
         if program is None:
             continue
         files = _Files(unit, program)
-        for entry in program.get_entries():
-            state = entry.state
-            if state is not None:
-                at = state.address - headers.image_base
-                rows.append((at, None, None) if state.end_sequence else (at, files.path(state.file), state.line))
-        top = unit.get_top_DIE()
-        ranges.extend(_functions(dwarf, top, files, headers.image_base))
+        rows.extend(_rows(program, files, headers.image_base, len(units)))
+        units.append((unit, files))
+
+    @functools.cache
+    def functions_of(number: int) -> list[_Range]:
+        # Headers of Windows fill a unit with thousands of types, so only the units that are asked for are read.
+        unit, files = units[number]
+        try:
+            return list(_functions(dwarf, unit.get_top_DIE(), files, headers.image_base))
+        except _DAMAGED:
+            return []
+
     # At equal addresses the end of a sequence comes first, so that the next one begins there.
     rows.sort(key=lambda row: (row[0], row[1] is not None))
-    return _Tables([row[0] for row in rows], [(row[1], row[2]) for row in rows], ranges)
+    return _Tables([row[0] for row in rows], [row[1:] for row in rows], functions_of)
+
+
+def _rows(program: Any, files: _Files, base: int, unit: int) -> Iterator[tuple[int, str | None, int | None, int]]:
+    """Line rows of one unit. Code that the compiler gives no line (line 0) counts for the line before it."""
+    line: int | None = None
+    for entry in program.get_entries():
+        state = entry.state
+        if state is None:
+            continue
+        if state.end_sequence:
+            line = None
+            yield state.address - base, None, None, unit
+        else:
+            line = state.line or line
+            yield state.address - base, files.path(state.file), line, unit
 
 
 class _Files:
