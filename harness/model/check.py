@@ -315,6 +315,9 @@ class Checker:
         self._settle(final=False, step=item.step)
         self._drained = True
         self._earlier_rules.clear()
+        if self._observer.has_unreported:
+            owners = self._processes.values()
+            self._observer.keep_unreported({owner.pid for owner in owners if owner.clone or owner.subsystem})
 
     def _settle(self, *, final: bool, step: int | None) -> None:
         """What was due until now must have come; a gap explains as many missing ones as it counts."""

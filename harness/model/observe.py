@@ -98,9 +98,18 @@ class Observer:
     def allow_unreported(self, pid: int) -> None:
         """A process that no notification tells of has this pid (a subsystem process), so the pid may act when gone.
 
-        It holds until a creation under the pid is reported.
+        It holds until `keep_unreported` says otherwise: notifications that are still queued may be older than it.
         """
         self._unreported.add(pid)
+
+    @property
+    def has_unreported(self) -> bool:
+        """Whether some pid may act although it is gone."""
+        return bool(self._unreported)
+
+    def keep_unreported(self, pids: set[int]) -> None:
+        """Of the pids allowed so far only these still belong to a process that no notification tells of."""
+        self._unreported &= pids
 
     def begin(self, next_sequence: int) -> None:
         """A driver was started or found running: nothing is known of any pid, the next number is `next_sequence`.
@@ -162,8 +171,6 @@ class Observer:
         if gone_before:
             gone_before.discard(pid)
         live[pid] = create.image_name
-        if self._unreported:
-            self._unreported.discard(pid)
         status = create.status
         if status is not None and status & 0x80000000:
             self._denied[pid] = status
