@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from vm.emulated import codepage, upcase
 from vm.emulated.crt_format import digits_of
 from vm.emulated.exports import APC_LEVEL, PASSIVE_LEVEL, ExportTable
+from vm.emulated.faults import Bugcheck
 from vm.emulated.ntstatus import (
     STATUS_BUFFER_OVERFLOW,
     STATUS_BUFFER_TOO_SMALL,
@@ -77,6 +78,23 @@ def store(kernel: Kernel, target: int, text: bytes, terminator: bytes, *, alloca
 
 
 # Case
+
+
+@EXPORTS.function("HostUpcaseAtRaisedIrql", args="ptr ptr")
+def host_upcase_at_raised_irql(kernel: Kernel, table: int, caller: int) -> None:
+    """A case-insensitive string function above APC_LEVEL: what a page fault on the case table brings.
+
+    Source: the IRQL that the pages of RtlEqualUnicodeString, RtlCompareUnicodeString, RtlPrefixUnicodeString and
+    RtlUpcaseUnicodeChar state, and "Bug Check 0xA".
+    """
+    raise Bugcheck(
+        0xA,
+        table,
+        kernel.irql,
+        0,
+        caller,
+        reason=f"case-insensitive string function called at IRQL {kernel.irql}; the table of cases is pageable",
+    )
 
 
 def _change_case(kernel: Kernel, target: int, source: int, allocate: bool, table: tuple[int, ...]) -> int:

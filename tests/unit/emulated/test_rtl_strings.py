@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.fixtures.guest import Guest
 from vm.emulated import upcase
+from vm.emulated.faults import Bugcheck
 from vm.emulated.rtl_strings import name_matches
 
 SUCCESS, OVERFLOW, TOO_SMALL = 0, 0x80000005, 0xC0000023
@@ -122,6 +123,19 @@ def test_the_hash_is_x65599(guest, text, insensitive):
     for unit in units_of(upcase.upcase(text) if insensitive else text):
         expected = (expected * 65599 + unit) & 0xFFFFFFFF
     assert guest.mem.u32(result) == expected
+
+
+@pytest.mark.parametrize("name", ["RtlEqualUnicodeString", "RtlCompareUnicodeString", "RtlPrefixUnicodeString"])
+def test_comparing_without_case_at_dispatch_level_stops_the_machine(name):
+    guest = Guest()
+    first, second = guest.string("a"), guest.string("A")
+    guest.kernel.irql = 2
+    guest.call(name, first, second, 0)
+    with pytest.raises(Bugcheck) as crash:
+        guest.call(name, first, second, 1)
+    assert crash.value.code == 0xA
+    assert crash.value.parameters[1] == 2
+    guest.close()
 
 
 def test_an_unknown_hash_is_refused(guest):

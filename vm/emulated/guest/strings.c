@@ -3,6 +3,7 @@
  * each UTF-16 unit by itself.
  */
 #include "kernel.h"
+#include "processor.h"
 
 #define MAXIMUM_STRING 0xFFFE
 
@@ -12,6 +13,15 @@ static WCHAR upcase(WCHAR unit)
 {
     return NtUpcaseTable[unit];
 }
+
+/* Windows keeps the table in paged memory; at raised IRQL these functions fail as soon as it is paged out. */
+extern void HostUpcaseAtRaisedIrql(const void *table, void *caller);
+
+#define REQUIRE_TABLE(Needed)                                                                                          \
+    do {                                                                                                               \
+        if ((Needed) && CURRENT_IRQL >= DISPATCH_LEVEL)                                                                \
+            HostUpcaseAtRaisedIrql(NtUpcaseTable, __builtin_return_address(0));                                        \
+    } while (0)
 
 /* A longer text gives the longest even length; RtlInitUnicodeStringEx refuses it instead. */
 EXPORT void RtlInitUnicodeString(UNICODE_STRING *string, const WCHAR *text)
@@ -106,11 +116,12 @@ EXPORT NTSTATUS RtlAppendUnicodeToString(UNICODE_STRING *target, const WCHAR *te
 
 EXPORT WCHAR RtlUpcaseUnicodeChar(WCHAR unit)
 {
+    REQUIRE_TABLE(TRUE);
     return upcase(unit);
 }
 
-EXPORT int32_t RtlCompareUnicodeStrings(const WCHAR *first, size_t first_units, const WCHAR *second,
-                                        size_t second_units, BOOLEAN insensitive)
+static int32_t compare_units(const WCHAR *first, size_t first_units, const WCHAR *second, size_t second_units,
+                             BOOLEAN insensitive)
 {
     size_t common = first_units < second_units ? first_units : second_units;
 
@@ -126,10 +137,18 @@ EXPORT int32_t RtlCompareUnicodeStrings(const WCHAR *first, size_t first_units, 
     return (int32_t)(first_units - second_units);
 }
 
+EXPORT int32_t RtlCompareUnicodeStrings(const WCHAR *first, size_t first_units, const WCHAR *second,
+                                        size_t second_units, BOOLEAN insensitive)
+{
+    REQUIRE_TABLE(insensitive);
+    return compare_units(first, first_units, second, second_units, insensitive);
+}
+
 EXPORT int32_t RtlCompareUnicodeString(const UNICODE_STRING *first, const UNICODE_STRING *second, BOOLEAN insensitive)
 {
-    return RtlCompareUnicodeStrings(first->Buffer, first->Length / sizeof(WCHAR), second->Buffer,
-                                    second->Length / sizeof(WCHAR), insensitive);
+    REQUIRE_TABLE(insensitive);
+    return compare_units(first->Buffer, first->Length / sizeof(WCHAR), second->Buffer, second->Length / sizeof(WCHAR),
+                         insensitive);
 }
 
 static int equal_units(const WCHAR *first, const WCHAR *second, size_t units, BOOLEAN insensitive)
@@ -143,12 +162,14 @@ static int equal_units(const WCHAR *first, const WCHAR *second, size_t units, BO
 
 EXPORT BOOLEAN RtlEqualUnicodeString(const UNICODE_STRING *first, const UNICODE_STRING *second, BOOLEAN insensitive)
 {
+    REQUIRE_TABLE(insensitive);
     return first->Length == second->Length &&
            equal_units(first->Buffer, second->Buffer, first->Length / sizeof(WCHAR), insensitive);
 }
 
 EXPORT BOOLEAN RtlPrefixUnicodeString(const UNICODE_STRING *prefix, const UNICODE_STRING *string, BOOLEAN insensitive)
 {
+    REQUIRE_TABLE(insensitive);
     return prefix->Length <= string->Length &&
            equal_units(prefix->Buffer, string->Buffer, prefix->Length / sizeof(WCHAR), insensitive);
 }
@@ -157,6 +178,7 @@ EXPORT BOOLEAN RtlSuffixUnicodeString(const UNICODE_STRING *suffix, const UNICOD
 {
     size_t units = suffix->Length / sizeof(WCHAR), all = string->Length / sizeof(WCHAR);
 
+    REQUIRE_TABLE(insensitive);
     return units <= all && equal_units(suffix->Buffer, string->Buffer + (all - units), units, insensitive);
 }
 
@@ -168,6 +190,7 @@ EXPORT NTSTATUS RtlHashUnicodeString(const UNICODE_STRING *string, BOOLEAN insen
 
     if (!string || !value || algorithm > 1)
         return STATUS_INVALID_PARAMETER;
+    REQUIRE_TABLE(insensitive);
     for (size_t at = 0; at < string->Length / sizeof(WCHAR); at++) {
         WCHAR unit = string->Buffer[at];
         hash = hash * 65599 + (insensitive ? upcase(unit) : unit);
