@@ -10,6 +10,7 @@ from tests.fixtures.guinea_pigs import build
 from tests.fixtures.small_kernel import GOOD, STACK_TOP, SmallKernel
 from vm.emulated.faults import Bugcheck, KernelEvent
 from vm.emulated.image import BadImage, DriverImage
+from vm.emulated.kernel import Kernel
 
 ACCESS_VIOLATION = 0xC0000005
 MISALIGNMENT = 0x80000002
@@ -191,5 +192,25 @@ def test_damaged_exception_data_ends_in_an_answer_or_a_bugcheck(edits, function)
             kernel.call(entry, NULL)
     except (BadImage, KeyError):
         return
+    finally:
+        kernel.close()
+
+
+def test_handlers_run_under_the_whole_kernel_too():
+    kernel = Kernel()
+    try:
+        loaded = kernel.load_image(DriverImage.parse(build("seh")))
+        answers = {
+            name: kernel.call(loaded.export(name), NULL)
+            for name in ("CatchFromCallee", "FinallyThenCatch", "NestedInFilter", "OwnHandler", "Divide")
+        }
+        assert {name: value & 0xFFFF_FFFF for name, value in answers.items()} == {
+            "CatchFromCallee": 0xFFFF_FFFE,
+            "FinallyThenCatch": 1234,
+            "NestedInFilter": 8,
+            "OwnHandler": 9,
+            "Divide": 0,
+        }
+        assert kernel.call(loaded.export("Raise"), 0xC0000022) & 0xFFFF_FFFF == 0xC0000022
     finally:
         kernel.close()
