@@ -15,8 +15,17 @@ from typing import TYPE_CHECKING, Final
 
 from harness.abi import load_abi
 from harness.errors import HarnessError
-from vm.errors import DriverFault, MachineBroken, MachineCrashed, MachineError, UnsupportedByMachine, Win32Error
+from vm.errors import (
+    DriverFault,
+    MachineBroken,
+    MachineConfigurationError,
+    MachineCrashed,
+    MachineError,
+    UnsupportedByMachine,
+    Win32Error,
+)
 from vm.machine import Checkpoint, LaunchRequest, Machine, RegistryValue, ServiceState
+from vm.win32 import ERROR_FILE_NOT_FOUND, ERROR_SERVICE_NOT_ACTIVE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +34,6 @@ if TYPE_CHECKING:
 DRIVER_NAME: Final = "procnotify"
 """The driver under test in driver/drivers.toml."""
 WITNESS_IMAGE: Final = "C:\\ntproof\\witness.exe"
-
-_ERROR_FILE_NOT_FOUND: Final = 2  # winerror.h
-_ERROR_SERVICE_NOT_ACTIVE: Final = 1062
 
 
 class Stage(enum.Enum):
@@ -101,7 +107,7 @@ class Station:
         Raises:
             StationUnusable: the station is useless since an earlier test.
             DriverUnusable: the driver does not start.
-            MachineBroken: the machine failed.
+            MachineBroken, MachineConfigurationError: the machine failed, or cannot be had.
         """
         if self.unusable is not None:
             raise StationUnusable(self.unusable)
@@ -109,7 +115,7 @@ class Station:
             raise DriverUnusable(f"the driver does not start: {self._refusal}") from self._refusal
         try:
             return self._prepare(stage, dict(parameters or {}))
-        except MachineBroken as error:
+        except (MachineBroken, MachineConfigurationError) as error:
             self.give_up(str(error))
             raise
         except (OSError, HarnessError) as error:
@@ -203,7 +209,7 @@ def check_unload(machine: Machine) -> None:
     try:
         machine.open_device(load_abi().text("WIN32_NAME")).close()
     except Win32Error as error:
-        if error.code != _ERROR_FILE_NOT_FOUND:
+        if error.code != ERROR_FILE_NOT_FOUND:
             raise UncleanUnload(f"the driver is unloaded, but its name is still there: {error}") from error
     else:
         raise UncleanUnload("the driver is unloaded, but its device can still be opened")
@@ -217,7 +223,7 @@ def _stop(machine: Machine) -> None:
     try:
         machine.stop_driver(_service())
     except Win32Error as error:
-        if error.code != _ERROR_SERVICE_NOT_ACTIVE:
+        if error.code != ERROR_SERVICE_NOT_ACTIVE:
             raise UncleanUnload(f"the driver cannot be stopped: {error}") from error
 
 

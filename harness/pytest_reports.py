@@ -15,7 +15,14 @@ import pytest
 from harness.errors import BuildError, HarnessError
 from harness.lease import HistoryDiscrepancy, Lease
 from harness.machines import DriverUnusable, StationUnusable, UncleanUnload
-from vm.errors import DriverFault, MachineBroken, MachineCrashed, MachineError, UnsupportedByMachine
+from vm.errors import (
+    DriverFault,
+    MachineBroken,
+    MachineConfigurationError,
+    MachineCrashed,
+    MachineError,
+    UnsupportedByMachine,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +31,7 @@ LEASE: Final = pytest.StashKey[Lease]()
 """What an item does with its station."""
 
 _DRIVER_OWNED: Final = (DriverFault, DriverUnusable, UncleanUnload, HistoryDiscrepancy)
-_MACHINE_OWNED: Final = (MachineBroken, BuildError)
+_MACHINE_OWNED: Final = (MachineBroken, MachineConfigurationError, BuildError)
 
 
 @contextmanager

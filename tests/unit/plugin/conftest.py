@@ -35,6 +35,7 @@ def pytest_ntproof_machines():
         "leaking": lambda profile: make("leaks"),
         "dangling": lambda profile: make("crashes-after-unload"),
         "skipping": lambda profile: make("skips-a-number"),
+        "unconfigured": lambda profile: make("unconfigured"),
         "unmakable": lambda profile: make("unmakable"),
     }
 """

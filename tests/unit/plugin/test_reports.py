@@ -147,6 +147,11 @@ class TestInfrastructure:
         result.assert_outcomes(errors=1, skipped=1)
         result.stdout.fnmatch_lines(["E   MachineBroken: no disk space for an overlay"])
 
+    def test_a_machine_that_is_not_set_up_is_an_error_once(self, run):
+        result = run("def test_one(machine): pass\ndef test_two(machine): pass\n", vm="unconfigured")
+        result.assert_outcomes(errors=1, skipped=1)
+        result.stdout.fnmatch_lines(["E   MachineConfigurationError: image win11 is not built; run ntproof image *"])
+
     def test_junit_calls_it_an_error(self, run, pytester):
         run(failing('launch(machine, "C:\\\\break.exe")'), "--junitxml=report.xml")
         suite = ElementTree.parse(pytester.path / "report.xml").getroot()[0]
@@ -195,13 +200,14 @@ class TestFixtures:
     def test_each_test_starts_from_a_freshly_loaded_driver(self, run):
         source = (
             failing('launch(machine, "C:\\\\a.exe"), driver.set_rules([]), driver.read()', "machine, driver")
-            + "\ndef test_next(machine, driver):\n    assert driver.statistics().next_sequence == 1\n    assert not machine.running_processes()\n"
+            + "\ndef test_next(machine, driver):\n    assert driver.statistics().next_sequence == 1\n"
+            + "    assert not machine.running_processes()\n"
         )
         run(source).assert_outcomes(passed=2)
         run(source, vm="plain").assert_outcomes(passed=2)
 
     @pytest.mark.parametrize(
-        "fixture, state", [("clean_machine", None), ("bare_machine", "STOPPED"), ("machine", "RUNNING")]
+        ("fixture", "state"), [("clean_machine", None), ("bare_machine", "STOPPED"), ("machine", "RUNNING")]
     )
     @pytest.mark.parametrize("vm", ["fake", "plain"])
     def test_each_stage_is_what_it_is_called(self, run, fixture, state, vm):
