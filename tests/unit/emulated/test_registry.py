@@ -357,3 +357,18 @@ def test_values_are_written_and_deleted_by_relative_path(guest):
     assert guest.u32("RtlDeleteRegistryValue", 1, guest.wide("Test"), guest.wide("n")) == NOT_FOUND
     assert guest.u32("RtlCreateRegistryKey", 1, guest.wide("Test\\More")) == SUCCESS
     assert guest.kernel.registry.exists(f"{KEY}\\More")
+
+
+def test_a_checkpoint_keeps_keys_values_and_handles():
+    guest = Guest()
+    registry = guest.kernel.registry
+    registry.set_value(KEY, "v", 1)
+    handle = opened(guest)
+    kept = guest.kernel.checkpoint()
+    registry.set_value(KEY, "v", 2)
+    registry.delete_tree(KEY)
+    guest.call("ZwClose", handle)
+    guest.kernel.restore(kept)
+    assert guest.kernel.registry.value(KEY, "v").data == struct.pack("<I", 1)
+    assert query(guest, handle, "v", 2, 16)[0] == SUCCESS
+    guest.close()
