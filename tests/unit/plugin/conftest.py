@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -65,19 +64,19 @@ def smallest_image(machine: int = 0x8664) -> bytes:
 
 
 @pytest.fixture
-def run(pytester, image):
+def run(pytester, image, monkeypatch):
     """Runs pytest: ``run(test_source, *arguments)``, on the fake machine and the fake image unless told otherwise."""
     pytester.makeconftest(CONFTEST)
-    loaded = any(entry.value == "harness.plugin" for entry in entry_points(group="pytest11"))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makeini("[pytest]\naddopts = --strict-markers -ra -p no:cacheprovider\n")
 
     def run_tests(source: str, *arguments: str, vm: str | None = "fake", driver: bool = True, subprocess: bool = False):
         pytester.makepyfile(source)
-        options = [] if loaded else ["-p", "harness.plugin"]
+        options = ["-p", "harness.plugin"]
         options += ["--vm", vm] if vm is not None else []
         options += ["--driver", str(image)] if driver else []
         if subprocess:
-            pytester._monkeypatch.setenv("PYTHONPATH", str(ROOT))
+            monkeypatch.setenv("PYTHONPATH", str(ROOT))
             return pytester.runpytest_subprocess(*options, *arguments)
         return pytester.runpytest_inprocess(*options, *arguments)
 

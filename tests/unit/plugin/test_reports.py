@@ -49,7 +49,7 @@ class TestHeader:
         assert "ntproof: machine" not in run("def test_it(machine): pass", "--collect-only").stdout.str()
 
     def test_with_xdist_the_description_comes_at_the_end(self, run):
-        result = run("def test_it(machine): pass\ndef test_other(machine): pass\n", "-n", "1", "-p", "xdist")
+        result = run("def test_it(machine): pass\ndef test_other(machine): pass\n", "-n", "1", "-p", "xdist.plugin")
         result.assert_outcomes(passed=2)
         result.stdout.fnmatch_lines(["ntproof: machine fake, driver procnotify.sys sha256 *"])
 
