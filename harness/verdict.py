@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 Json: TypeAlias = dict[str, Any]
 
-SPEC = "nt-process-notify.md"
+SPEC = "docs/reference/process-notify.md"
 
 
 class Kind(enum.Enum):

@@ -1,7 +1,7 @@
 """What is true of every Windows process history, whoever recorded it and whatever was done.
 
 Each pid walks through a small automaton, fed with notifications in the order of their sequence, never of their time
-(nt-process-notify.md section 8: time stamps put 59 of 1,577 exits before their create):
+(docs/reference/process-notify.md section 8: time stamps put 59 of 1,577 exits before their create):
 
     state     create      exit        acts (is named as parent or creator)
     unseen    live        gone        unseen (older than the window)

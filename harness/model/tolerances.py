@@ -1,6 +1,6 @@
 """Where Windows' documentation and observed behaviour disagree and the model accepts both.
 
-Each entry is a row of nt-process-notify.md whose evidence says "accept both". There is no other tolerance anywhere in
+Each entry is a row of docs/reference/process-notify.md whose evidence says "accept both". There is no other tolerance in
 the model. A verdict counts how often each row was used.
 """
 

@@ -1,7 +1,7 @@
 """Facts of Windows that the model needs: names, statuses and what a caller of CreateProcess is told.
 
-Sources: nt-process-notify.md; ntstatus.h and winerror.h of the Windows SDK; "System Error Codes" and "Naming Files,
-Paths, and Namespaces" of Microsoft's documentation.
+Sources: docs/reference/process-notify.md; ntstatus.h and winerror.h of the Windows SDK; "System Error Codes" and
+"Naming Files, Paths, and Namespaces" of Microsoft's documentation.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from vm.emulated import seh, special_instructions, stubs
+from vm.emulated import memory_faults, seh, special_instructions, stubs
 from vm.emulated.engine import FILL_FETCH, FILL_WRITE, RIP, RSP, Engine
 from vm.emulated.exports import Export, decode
 from vm.emulated.faults import STATUS_ACCESS_VIOLATION, Bugcheck, KernelEvent, NtException, PageFault, Site
@@ -236,7 +236,8 @@ class Cpu:
             stopped_at = engine.counters.stopped_at
             engine.counters.stopped_at = 0
             engine.counters.blocks = 0
-            raise self._at(BudgetExceeded(f"executed {self.block_budget} basic blocks without returning"), Site(stopped_at, tuple(engine.registers())))
+            what = f"executed {self.block_budget} basic blocks without returning"
+            raise self._at(BudgetExceeded(what), Site(stopped_at, tuple(engine.registers())))
         if isinstance(event, Block):
             frame, site = self._frame, self._site_of(event)
             try:
@@ -260,7 +261,7 @@ class Cpu:
         else:
             status, information = seh.STATUS_ILLEGAL_INSTRUCTION, ()
         if isinstance(event, PageFault):
-            crash = self._kernel.kernel_fault(event.address, event.access, event.reason, site.rip)
+            crash = memory_faults.bugcheck_for(self._kernel, event.address, event.access, event.reason, site.rip)
             if crash is not None:
                 raise self._at(crash, site)
         resume = seh.dispatch(self._kernel, status, information, site.rip, list(site.registers))
@@ -358,7 +359,7 @@ class Cpu:
         _U64.pack_into(self._arena, self.page + stubs.RESULT, value & _MASK)
 
     def call_result(self) -> int:
-        """rax of the guest function that returned last."""
+        """The result (rax) of the guest function that returned last."""
         result: int = _U64.unpack_from(self._arena, self.page + stubs.CALL_RESULT)[0]
         return result
 
@@ -371,7 +372,8 @@ class Cpu:
     def hook_special_instructions(self, loaded: LoadedImage) -> None:
         """Take over the instructions that the emulator gets wrong."""
         for address, instruction in loaded.special_instructions():
-            self.engine.hook_code(address, functools.partial(special_instructions.emulate, self._kernel, address, instruction))
+            emulate = functools.partial(special_instructions.emulate, self._kernel, address, instruction)
+            self.engine.hook_code(address, emulate)
 
     def close(self) -> None:
         """Release the emulator."""

@@ -33,9 +33,9 @@ _COMPILER = (
 )  # fmt: skip
 
 
-def is_host_only(name: str) -> bool:
-    """True for exports that drivers cannot import."""
-    return name.startswith(_HOST_PREFIX)
+def is_internal(name: str) -> bool:
+    """True for what guest code and host share with each other but not with drivers."""
+    return name.startswith(_HOST_PREFIX) or name == _UPCASE_TABLE
 
 
 @functools.cache

@@ -17,7 +17,6 @@ from vm.emulated.clock import Clock
 from vm.emulated.cpu import Cpu
 from vm.emulated.debug_log import DebugLog
 from vm.emulated.exports import ExportTable
-from vm.emulated.faults import Bugcheck
 from vm.emulated.files import Files
 from vm.emulated.heap import Heap
 from vm.emulated.io import IoManager
@@ -110,7 +109,7 @@ class Kernel:
     Attributes:
         mem, heap, pool: guest memory, the kernel's own structures in it, and what drivers allocate.
         cpu: runs guest code.
-        ob, se, io, ps, notify, registry, threads, timers, locks, clock, debug, files, services: the parts of the same names.
+        ob, se, io, ps, notify, registry, threads, timers, locks, clock, debug, files, services: the parts of these names.
         exports: everything that guest code can import from the host.
         current_mode: 0 while a call came from kernel mode, 1 while it came from user mode.
     """
@@ -258,7 +257,7 @@ class Kernel:
 
     def resolve_export(self, name: str) -> int:
         """Address of an export for drivers, 0 when there is none (MmGetSystemRoutineAddress)."""
-        if guest_image.is_host_only(name):
+        if guest_image.is_internal(name):
             return 0
         guest = self.guest.export(name)
         if guest is not None:
@@ -299,37 +298,6 @@ class Kernel:
         return next((name for name, stub in self._stubs.items() if stub <= address < stub + 64), None)
 
     # Faults and reports
-
-    def kernel_fault(self, address: int, access: int, why: str, rip: int) -> Bugcheck | None:
-        """The bugcheck for a refused access to a kernel address, None for one that exception handlers may see.
-
-        Sources: Microsoft Learn, "Bug Check 0x50", "0xD1", "0xD5", "0xD6", "0xCE", "0x7F".
-        """
-        if address < 0x8000_0000_0000:
-            return None
-        gone = self.unloaded_at(rip) or self.unloaded_at(address)
-        if gone is not None:
-            return Bugcheck(
-                0xCE, address, access, rip,
-                reason=f"{gone} was unloaded without undoing what still calls or reads it",
-            )  # fmt: skip
-        stack = self.threads.stack_of(address)
-        if stack is not None and address < stack[0]:
-            return Bugcheck(0x7F, 8, address, reason="kernel stack overflow (double fault): the driver recurses too deep")
-        pool = self.pool.fault_code(address)
-        note = self.pool.describe(address)
-        notes = (note,) if note else ()
-        verb = {0: "read", 1: "write", 8: "execution"}.get(access, "access")
-        if self.irql >= 2 and "pageable" in why:
-            return Bugcheck(
-                0xD1, address, self.irql, access, rip, reason=f"{verb} of pageable memory at IRQL {self.irql}", notes=notes
-            )
-        if pool is not None:
-            what = "pool memory that was freed" if pool == 0xD5 else "memory beyond the end of a pool block"
-            return Bugcheck(pool, address, access, rip, reason=f"{verb} of {what}", notes=notes)
-        if self.irql >= 2:
-            return Bugcheck(0xD1, address, self.irql, access, rip, reason=f"{verb} of {why} at IRQL {self.irql}")
-        return Bugcheck(0x50, address, access, rip, reason=f"{verb} of {why}")
 
     def describe_code(self, address: int) -> str:
         """A code address as people read it: module!function (file:line)."""

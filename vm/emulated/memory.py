@@ -180,6 +180,8 @@ class Memory:
     def write(self, address: int, data: bytes) -> None:
         """Store bytes. Raises PageFault."""
         size = len(data)
+        if size == 0:
+            return
         if (address & _IN_PAGE) + size <= PAGE:
             at = self.locate(address, ACCESS_WRITE)
             self.arena[at : at + size] = data

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from vm.emulated import memory_faults
 from vm.emulated.bugcheck import BugcheckCode, fast_fail_name
 from vm.emulated.faults import STATUS_ACCESS_VIOLATION, Bugcheck, KernelEvent, NtException, Site
 from vm.emulated.memory import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE
@@ -68,7 +69,7 @@ def unhandled(kernel: Kernel, status: int, information: Sequence[int], rip: int,
                 BugcheckCode.KMODE_EXCEPTION_NOT_HANDLED, status, rip, 0, INVALID_ADDRESS,
                 reason=f"access through 0x{address:X}, which is no address: bits 48 to 63 differ from bit 47",
             )  # fmt: skip
-        known = kernel.kernel_fault(address, access, why, rip)
+        known = memory_faults.bugcheck_for(kernel, address, access, why, rip)
         if known is not None:
             return known
         if kernel.irql >= 2:

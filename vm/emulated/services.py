@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vm.emulated.kernel import Kernel
 
 ERROR_INVALID_NAME = 123
+ERROR_BAD_EXE_FORMAT = 193
 ERROR_INVALID_IMAGE_HASH = 577
 ERROR_INVALID_SERVICE_CONTROL = 1052
 ERROR_SERVICE_ALREADY_RUNNING = 1056
@@ -133,6 +134,10 @@ class Services:
                 ERROR_INVALID_IMAGE_HASH, "StartServiceW", status=STATUS_INVALID_IMAGE_HASH,
                 detail=f"{service.image.name} carries no signature; test-sign it",
             )  # fmt: skip
+        if not service.image.entry:
+            raise win32_error(
+                ERROR_BAD_EXE_FORMAT, "StartServiceW", detail=f"{service.image.name} has no entry point"
+            )
         kernel = self._kernel
         loaded = kernel.load_image(service.image)
         key = _SERVICES_KEY + service.name

@@ -152,8 +152,8 @@ class Scheduler:
         state = self.state
         if state.free_stacks:
             return state.free_stacks.pop()
-        base = STACKS + state.stacks * STACK_STRIDE
         state.stacks += 1
+        base = STACKS + state.stacks * STACK_STRIDE
         self._kernel.mem.map(base, STACK_SIZE, READ | WRITE)
         return base + STACK_SIZE
 

@@ -58,7 +58,7 @@ def test_a_bad_capture_fails_and_says_why(files, capsys):
     assert cli.main(["check", str(files / "parent.jsonl")]) == ExitCode.DRIVER_FAILED
     out = capsys.readouterr().out
     assert "parent (step 3, a, notification 1): expected parent 1000; seen 1004" in out
-    assert "why: nt-process-notify.md section 2" in out
+    assert "why: docs/reference/process-notify.md section 2" in out
 
 
 def test_json_holds_the_verdict_under_stable_keys(files, capsys):
