@@ -184,15 +184,15 @@ def mm_probe_and_lock_pages(kernel: Kernel, body: int, mode: int, operation: int
     start, size, offset = struct.unpack("<QII", mem.read(body + at.MDL_START_VA, 16))
     end = start + offset + size
     if mode == USER_MODE and end > USER_PROBE_ADDRESS:
-        raise NtException(STATUS_ACCESS_VIOLATION, int(operation != IO_READ_ACCESS), start + offset)
+        raise NtException(STATUS_ACCESS_VIOLATION)
     if start < USER_PROBE_ADDRESS and kernel.irql > APC_LEVEL:
         raise Bugcheck(
             0xA, start + offset, kernel.irql, 0, kernel.caller(), reason="pageable memory locked at DISPATCH_LEVEL"
         )
     try:
         lock(kernel, body, write=operation != IO_READ_ACCESS)
-    except PageFault as fault:
-        raise NtException(STATUS_ACCESS_VIOLATION, fault.access, fault.address) from None
+    except PageFault:
+        raise NtException(STATUS_ACCESS_VIOLATION) from None
 
 
 @EXPORTS.function("MmUnlockPages", args="ptr", irql=DISPATCH_LEVEL)

@@ -26,6 +26,7 @@ QUEUE, RELEASE, MISBEHAVE, WORK, ASK_LOWER = (code(n) for n in range(0x804, 0x80
 NEEDS_READ, NEEDS_WRITE = code(0x809, access=1), code(0x80A, access=2)
 COUNTS, CANCELLABLE, ANSWER, WAIT, SET_EVENT = (code(n) for n in range(0x80B, 0x810))
 SECURE = code(0x811)
+OWN_IRP, READ_LOWER, DESCRIBE = (code(n) for n in range(0x812, 0x815))
 
 
 class Probe:
@@ -156,6 +157,27 @@ def test_a_driver_sends_a_request_of_its_own_and_waits_for_it(probe):
     assert probe.control(handle, ASK_LOWER, b"down", 4).output == b"DOWN"
 
 
+def test_a_driver_allocates_an_irp_and_takes_it_back_when_it_is_completed(probe):
+    handle = probe.open()
+    blocks = len(probe.kernel.pool.state.blocks)
+    assert probe.control(handle, OWN_IRP, b"mine", 4).output == b"MINE"
+    assert len(probe.kernel.pool.state.blocks) == blocks
+    assert probe.kernel.io.state.irps == {}
+
+
+def test_a_driver_reads_from_another_device(probe):
+    request = probe.control(probe.open(), READ_LOWER, b"", 9)
+    assert (request.status, request.output) == (0, bytes(range(9)))
+    assert probe.kernel.io.state.irps == {}
+
+
+def test_mdls_describe_lock_and_map_buffers(probe):
+    request = probe.control(probe.open(), DESCRIBE, bytes(16), 16)
+    assert request.output == bytes(4)
+    assert probe.kernel.io.state.mdls.live == {}
+    assert probe.kernel.io.state.mdls.mappings == {}
+
+
 def test_a_filter_passes_requests_down_and_sees_their_completion(probe):
     watcher = probe.open()
     handle = probe.open("\\Device\\IoProbeLower")
@@ -249,6 +271,11 @@ MISDEEDS = {
     12: (0xD6, None, "beyond"),
     13: (0xC9, 0x201, "while attached to another"),
     15: (0x44, None, "completed a second time"),
+    16: (0xE4, 1, "queued already"),
+    17: (0x4E, 7, "not locked"),
+    18: (0x93, 0xFFFFFFFF80001234, "not open"),
+    19: (0xC9, 0x2, "which the I/O manager frees"),
+    20: (0x35, None, "no stack location left"),
     14: (0x18, None, "dereferenced more often"),
 }
 
