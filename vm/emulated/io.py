@@ -105,7 +105,7 @@ class IoState:
     links: dict[int, int] = field(default_factory=dict)
     """Symbolic links that drivers made: object to the return address of the call."""
     irps: dict[int, Irp] = field(default_factory=dict)
-    finished_irps: deque[Irp] = field(default_factory=lambda: deque(maxlen=1024))
+    finished_irps: deque[Irp] = field(default_factory=lambda: deque(maxlen=64))
     requests: dict[int, Request] = field(default_factory=dict)
     next_request: int = 1
     user_buffers: dict[int, list[int]] = field(default_factory=dict)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 REFERENCE_BY_POINTER = 0x18
 MAXIMUM_REPARSES = 32
 """Symbolic links followed in one lookup before the name counts as invalid."""
+DELETED_REMEMBERED = 256
+"""Deleted objects that reports can still name."""
 TYPE_BODY_SIZE = 0x100
 """OBJECT_TYPE is opaque; only its address has a meaning for drivers."""
 PARSES_REMAINDER = frozenset({"Device"})
@@ -250,7 +252,7 @@ class ObjectManager:
         del self._objects[record.body]
         self.state.children.pop(record.body, None)
         self.state.deleted[record.body] = f"a deleted {record.type} object" + (f" {record.name}" if record.name else "")
-        if len(self.state.deleted) > 4096:
+        if len(self.state.deleted) > DELETED_REMEMBERED:
             del self.state.deleted[next(iter(self.state.deleted))]
         if record.owned:
             self._kernel.heap.free(record.body)
