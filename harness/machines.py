@@ -46,7 +46,7 @@ class Stage(enum.Enum):
 
 
 class DriverUnusable(HarnessError):
-    """The driver under test cannot be started: owner driver. The cause says why."""
+    """The driver under test cannot be started or opened: owner driver. The cause says why."""
 
 
 class UncleanUnload(HarnessError):

@@ -212,7 +212,13 @@ def open_driver(lease: Lease) -> Callable[..., ProcNotify]:
 @pytest.fixture
 def driver(machine: Machine, open_driver: Callable[..., ProcNotify]) -> ProcNotify:
     """The running driver's device, open as an administrator."""
-    return open_driver(machine)
+    from harness.machines import DriverUnusable
+    from vm.errors import Win32Error
+
+    try:
+        return open_driver(machine)
+    except Win32Error as error:
+        raise DriverUnusable(f"the driver runs, but its device cannot be opened: {error}") from error
 
 
 @pytest.fixture

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from harness.abi import load_abi
 from harness.scenario import ExitProcess, Launch, ProvideImage, Scenario, Step
 from vm.errors import Win32Error
 from vm.machine import ImageKind, LaunchRequest, LaunchResult, Machine
+from vm.ntstatus import name as status_name
 from vm.ntstatus import to_win32
+from vm.win32 import error_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from types import TracebackType
 
     from harness.capture import Capture, Launched
 
-SERVICE: Final = "procnotify"
-DEVICE: Final = "\\\\.\\ProcNotify"
+SERVICE: Final = load_abi().text("SERVICE_NAME")
+DEVICE: Final = load_abi().text("WIN32_NAME")
 APP: Final = "C:\\ntproof\\app.exe"
 """An executable that nothing denies unless a test says so."""
 TOOL: Final = "C:\\ntproof\\tools\\tool.exe"
@@ -52,25 +53,41 @@ def run_to_exit(machine: Machine, image: str = APP, command_line: str | None = "
     return pid
 
 
-@contextmanager
-def refused(status: int) -> Iterator[None]:
+class Refusal:
+    """Expects the call inside its ``with`` block to fail, and holds the error against what it must be."""
+
+    def __init__(self, code: int, status: int | None = None) -> None:
+        self._code = code
+        self._status = status
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        __tracebackhide__ = True
+        if error is None:
+            pytest.fail(f"expected {self}; the call succeeded")
+        if not isinstance(error, Win32Error):
+            return False
+        if error.code != self._code or error.status not in {None, self._status or error.status}:
+            pytest.fail(f"expected {self}; seen {error}")
+        return True
+
+    def __str__(self) -> str:
+        behind = "" if self._status is None else f" for NTSTATUS {status_name(self._status)}"
+        return f"{error_name(self._code)} ({self._code}){behind}"
+
+
+def refused(status: int) -> Refusal:
     """Expect a call to fail with an NTSTATUS: its translation to Win32, and the status itself where it is known."""
-    __tracebackhide__ = True
-    with pytest.raises(Win32Error) as caught:
-        yield
-    error = caught.value
-    expected = to_win32(status)
-    assert error.code == expected, f"expected Win32 error {expected} for NTSTATUS 0x{status:08X}; seen {error}"
-    assert error.status in {None, status}, f"expected NTSTATUS 0x{status:08X}; seen {error}"
+    return Refusal(to_win32(status), status)
 
 
-@contextmanager
-def fails(code: int) -> Iterator[None]:
+def fails(code: int) -> Refusal:
     """Expect a call to fail with a Win32 error."""
-    __tracebackhide__ = True
-    with pytest.raises(Win32Error) as caught:
-        yield
-    assert caught.value.code == code, f"expected Win32 error {code}; seen {caught.value}"
+    return Refusal(code)
 
 
 def scenario(name: str, *steps: Step, **options: Any) -> Scenario:
@@ -92,8 +109,3 @@ def launched(capture: Capture, label: str) -> Launched:
     from harness.capture import Launched
 
     return next(item for item in capture.items if isinstance(item, Launched) and item.label == label)
-
-
-def without_pid(result: LaunchResult) -> LaunchResult:
-    """A result with what differs from launch to launch taken out."""
-    return replace(result, pid=None, tid=None)

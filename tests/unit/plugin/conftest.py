@@ -31,6 +31,7 @@ def pytest_ntproof_machines():
         "plain": lambda profile: make("no-checkpoints"),
         "failing": lambda profile: make("crashes-at-start"),
         "refusing": lambda profile: make("does-not-start"),
+        "deviceless": lambda profile: make("no-device"),
         "leaking": lambda profile: make("leaks"),
         "dangling": lambda profile: make("crashes-after-unload"),
         "skipping": lambda profile: make("skips-a-number"),

@@ -98,6 +98,11 @@ class TestDriverFaults:
         result.assert_outcomes(failed=2)
         result.stdout.fnmatch_lines(["E   DriverUnusable: the driver does not start: StartService: *127*"])
 
+    def test_a_driver_without_its_device_is_a_failure(self, run):
+        result = run("def test_it(driver): pass", vm="deviceless")
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(["E   DriverUnusable: the driver runs, but its device cannot be opened: *"])
+
     def test_a_leak_at_unload_fails_the_test_that_left_it(self, run):
         result = run("def test_it(machine): pass", vm="leaking")
         result.assert_outcomes(failed=1)
