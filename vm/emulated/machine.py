@@ -18,7 +18,7 @@ from vm.emulated.kernel import Kernel, KernelCheckpoint, KernelOptions
 from vm.emulated.ntstatus import NtStatusError
 from vm.emulated.ps import Process
 from vm.emulated.services import from_status, win32_error
-from vm.emulated.threads import Deadlock
+from vm.emulated.threads import Deadlock, Thread
 from vm.emulated.user_devices import EmulatedHandle
 from vm.errors import DriverFault, DriverHung, MachineConfigurationError, MachineCrashed, MissingExport
 from vm.machine import (
@@ -50,6 +50,8 @@ class UserModeState:
     """What a checkpoint keeps of the programs that run on the machine."""
 
     agent: int = 0
+    threads: list[int] = field(default_factory=list)
+    """Threads of the agent: one, and one more for each call that waits in the kernel while others are made."""
     launched: dict[int, str] = field(default_factory=dict)
     """Pid to image, for processes made through the machine, until they end."""
 
@@ -64,13 +66,23 @@ class UserMode:
         )
         self.state.agent = agent.pid
         self._kernel = kernel
-        self.agent_thread = kernel.ps.insert_first_thread(agent)
-        self.agent_thread.previous_mode = 1
+        thread = kernel.ps.insert_first_thread(agent)
+        thread.previous_mode = 1
+        self.state.threads.append(thread.tid)
 
     def rebind(self) -> None:
-        """Find the agent's thread again after a restore."""
-        agent = self._kernel.ps.process(self.state.agent)
-        self.agent_thread = self._kernel.threads.state.threads[agent.first_thread]
+        """Nothing is cached."""
+
+    def thread(self) -> Thread:
+        """A thread of the agent that is not waiting in the kernel."""
+        threads = self._kernel.threads
+        for tid in self.state.threads:
+            thread = threads.state.threads[tid]
+            if threads.is_free(thread):
+                return thread
+        thread = self._kernel.ps.add_user_thread(self._kernel.ps.process(self.state.agent))
+        self.state.threads.append(thread.tid)
+        return thread
 
 
 @dataclass(frozen=True)
@@ -168,7 +180,7 @@ class EmulatedMachine:
             raise MachineConfigurationError("the machine was closed; make a new one")
         kernel = self.kernel
         kernel.clock.advance()
-        kernel.threads.set_current(self._user.agent_thread)
+        kernel.threads.set_current(self._user.thread())
         kernel.timers.expire()
         return kernel
 
@@ -275,7 +287,7 @@ class EmulatedMachine:
             if kind is None:
                 code = ERROR_FILE_NOT_FOUND if files.folder_exists(request.image) else ERROR_PATH_NOT_FOUND
                 return LaunchResult(
-                    None, None, parent.pid, creator.pid, creator.first_thread, files.open_name(request.image),
+                    None, None, parent.pid, creator.pid, self._thread_of(kernel, creator).tid, files.open_name(request.image),
                     request.command_line, code, notified=False,
                 )  # fmt: skip
             process = kernel.ps.new_process(
@@ -290,7 +302,7 @@ class EmulatedMachine:
             return self._start(kernel, process, creator, _FAILURES.get(kind, 0))
 
     def _start(self, kernel: Kernel, process: Process, creator: Process, failure: int) -> LaunchResult:
-        thread = kernel.threads.state.threads[creator.first_thread]
+        thread = self._thread_of(kernel, creator)
         status = kernel.ps.start(process, thread)
         tid = process.first_thread
         if status == 0 and failure:
@@ -299,10 +311,16 @@ class EmulatedMachine:
         if status == 0:
             self._user.state.launched[process.pid] = process.image_name
         return LaunchResult(
-            process.pid, tid, process.parent_pid, creator.pid, creator.first_thread,
+            process.pid, tid, process.parent_pid, creator.pid, thread.tid,
             process.image_name if process.open_name_available else process.file_name,
             process.command_line, ntstatus.to_win32(status) if status else 0, status,
         )  # fmt: skip
+
+    def _thread_of(self, kernel: Kernel, process: Process) -> Thread:
+        """The thread that makes a call for a process."""
+        if process.pid == self.agent_pid:
+            return kernel.threads.current
+        return kernel.threads.state.threads[process.first_thread]
 
     def clone(self, pid: int) -> LaunchResult:
         """RtlCloneUserProcess, see the Machine protocol."""

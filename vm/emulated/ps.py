@@ -193,8 +193,13 @@ class ProcessManager:
         status = self._kernel.notify.process_created(process, creator)
         if status != STATUS_SUCCESS:
             self.end(process, status)
-            self._kernel.threads.set_current(creator)
         return status
+
+    def add_user_thread(self, process: Process) -> Thread:
+        """One more thread of a program."""
+        thread = self._new_thread(process.pid)
+        thread.previous_mode = 1
+        return thread
 
     # Ending
 
@@ -203,13 +208,15 @@ class ProcessManager:
         kernel = self._kernel
         process.exit_status = status
         if process.inserted:
+            before = kernel.threads.current
             thread = kernel.threads.state.threads[process.first_thread]
             kernel.notify.process_exited(process, thread)
+            kernel.threads.set_current(before)
             kernel.mem.set_u32(thread.object + SIGNAL_STATE, 1)
             thread.state = "ended"
-            kernel.ob.dereference(thread.object)
+            kernel.ob.unpin(kernel.ob.record(thread.object))
         kernel.mem.set_u32(process.object + SIGNAL_STATE, 1)
-        kernel.ob.dereference(process.object)
+        kernel.ob.unpin(kernel.ob.record(process.object))
 
     def _process_deleted(self, record: ObjectRecord) -> None:
         pid = self.state.by_object.pop(record.body)
@@ -236,4 +243,4 @@ class ProcessManager:
     def system_thread_ended(self, thread: Thread) -> None:
         """What the scheduler reports when a system thread has returned."""
         self._kernel.mem.set_u32(thread.object + SIGNAL_STATE, 1)
-        self._kernel.ob.dereference(thread.object)
+        self._kernel.ob.unpin(self._kernel.ob.record(thread.object))

@@ -1,7 +1,8 @@
 """Dispatcher objects (events, semaphores, mutexes) and the functions that wait for them.
 
 Objects live in the driver's memory with the layout of DISPATCHER_HEADER (wdm.h): type at 0, signal state at 4, wait list
-at 8. Waits and their results are as Microsoft Learn describes KeWaitForSingleObject and KeWaitForMultipleObjects.
+at 8. Waits and their results are as Microsoft Learn describes KeWaitForSingleObject and KeWaitForMultipleObjects, wrong
+waits as "Bug Check 0xC4" does (0xE1, 0x120 to 0x122).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from vm.emulated.exports import APC_LEVEL, DISPATCH_LEVEL, ExportTable
 from vm.emulated.faults import Bugcheck, NtException
+from vm.emulated.layout import PCR, PCR_IRQL
 from vm.emulated.threads import Thread, WaitBlock
 from vm.emulated.timers import TIMER_SYNCHRONIZATION, due_time
 
@@ -67,10 +69,13 @@ def _consume(kernel: Kernel, thread: Thread, address: int) -> None:
     state = kernel.mem.i32(address + SIGNAL_STATE)
     if kind in (EVENT_SYNCHRONIZATION, TIMER_SYNCHRONIZATION):
         kernel.mem.set_u32(address + SIGNAL_STATE, 0)
-    elif kind in (SEMAPHORE, MUTANT):
+    elif kind == SEMAPHORE:
         kernel.mem.set_u32(address + SIGNAL_STATE, state - 1)
-        if kind == MUTANT:
+    elif kind == MUTANT:
+        kernel.mem.set_u32(address + SIGNAL_STATE, state - 1)
+        if state > 0:
             kernel.mem.set_u64(address + _MUTANT_OWNER, thread.object)
+            kernel.threads.change_apc_disable(thread, -1)
 
 
 def try_delay(kernel: Kernel, wait: WaitBlock) -> int | None:
@@ -85,18 +90,20 @@ def _deadline(kernel: Kernel, timeout: int) -> int | None:
 def _check_wait(kernel: Kernel, objects: tuple[int, ...], timeout: int) -> None:
     irql = kernel.irql
     blocks = not timeout or kernel.mem.i64(timeout) != 0
-    if irql > DISPATCH_LEVEL or (blocks and irql == DISPATCH_LEVEL):
+    if blocks and irql >= DISPATCH_LEVEL:
+        kind = 0x120 if irql > DISPATCH_LEVEL else 0x122 if timeout else 0x121
         raise Bugcheck(
-            0xC4, 0x3B, irql, objects[0], timeout, reason=f"a wait that may block is asked for at IRQL {irql}"
-        )
+            0xC4, kind, PCR + PCR_IRQL, objects[0], timeout,
+            reason=f"the driver waits at IRQL {irql} for {kernel.locks.describe_dispatcher(objects[0])}",
+        )  # fmt: skip
     for address in objects:
         if kernel.mem.u8(address) & 0x7F not in _WAITABLE:
             raise Bugcheck(
-                0xC4, 0x3C, address, 0, 0, reason=f"wait for 0x{address:X}, which is no initialised dispatcher object"
+                0xC4, 0xE1, address, reason=f"wait for 0x{address:X}, which is no initialised dispatcher object"
             )
 
 
-@EXPORTS.function("KeWaitForSingleObject", args="ptr u32 u8 bool ptr", irql=DISPATCH_LEVEL)
+@EXPORTS.function("KeWaitForSingleObject", args="ptr u32 u8 bool ptr")
 def ke_wait_for_single_object(
     kernel: Kernel, address: int, _reason: int, _mode: int, _alertable: int, timeout: int
 ) -> int:
@@ -106,13 +113,13 @@ def ke_wait_for_single_object(
     return kernel.threads.wait(WaitBlock(DISPATCHER, (address,), what, deadline=_deadline(kernel, timeout)))
 
 
-@EXPORTS.function("KeWaitForMutexObject", args="ptr u32 u8 bool ptr", irql=DISPATCH_LEVEL)
+@EXPORTS.function("KeWaitForMutexObject", args="ptr u32 u8 bool ptr")
 def ke_wait_for_mutex_object(kernel: Kernel, address: int, reason: int, mode: int, alertable: int, timeout: int) -> int:
     """Microsoft Learn, KeWaitForMutexObject."""
     return ke_wait_for_single_object(kernel, address, reason, mode, alertable, timeout) or 0
 
 
-@EXPORTS.function("KeWaitForMultipleObjects", args="u32 ptr u32 u32 u8 bool ptr ptr", irql=DISPATCH_LEVEL)
+@EXPORTS.function("KeWaitForMultipleObjects", args="u32 ptr u32 u32 u8 bool ptr ptr")
 def ke_wait_for_multiple_objects(
     kernel: Kernel, count: int, array: int, kind: int, _reason: int, _mode: int, _alertable: int, timeout: int,
     blocks: int,
@@ -144,6 +151,7 @@ def set_event(kernel: Kernel, event: int) -> int:
     """Signal an event; returns its earlier state."""
     before = kernel.mem.i32(event + SIGNAL_STATE)
     kernel.mem.set_u32(event + SIGNAL_STATE, 1)
+    kernel.threads.wake_waiters(event)
     return before
 
 
@@ -157,7 +165,6 @@ def ke_set_event(kernel: Kernel, event: int, _increment: int, _wait: int) -> int
 def ke_pulse_event(kernel: Kernel, event: int, _increment: int, _wait: int) -> int:
     """Microsoft Learn, KePulseEvent: wakes who waits now, leaves the event clear."""
     before = set_event(kernel, event)
-    kernel.threads.wake_waiters(event)
     kernel.mem.set_u32(event + SIGNAL_STATE, 0)
     return before
 
@@ -197,6 +204,8 @@ def ke_release_semaphore(kernel: Kernel, semaphore: int, _increment: int, adjust
     if after > kernel.mem.i32(semaphore + _SEMAPHORE_LIMIT) or after < before:
         raise NtException(STATUS_SEMAPHORE_LIMIT_EXCEEDED)
     kernel.mem.set_u32(semaphore + SIGNAL_STATE, after)
+    for _ in range(adjustment):
+        kernel.threads.wake_waiters(semaphore)
     return before
 
 
@@ -216,6 +225,8 @@ def ke_release_mutex(kernel: Kernel, mutex: int, _wait: int) -> int:
     kernel.mem.set_u32(mutex + SIGNAL_STATE, before + 1)
     if before + 1 > 0:
         kernel.mem.set_u64(mutex + _MUTANT_OWNER, 0)
+        kernel.threads.change_apc_disable(kernel.current_thread, 1)
+        kernel.threads.wake_waiters(mutex)
     return before
 
 

@@ -4,9 +4,10 @@ At any time one thread runs. The *foreground* thread is the one that a user-mode
 system threads (PsCreateSystemThread, work items) run when the foreground waits and after it has finished. Scheduling is
 deterministic: ready threads run in the order in which they became ready, and time passes only when nothing can run.
 
-A thread that waits has no host frames: its processor state is kept as data, so that a checkpoint holds it. The one
-exception is the foreground, whose host call waits with it; when only later host calls can end its wait, it is *parked*,
-if its caller agreed, and its call goes on when it returns from the kernel.
+A thread that waits has no host frames: its processor state is kept as data, so that a checkpoint holds it. There are
+two exceptions, which wait *in place*: the foreground, whose host call waits with it, and a thread whose wait lies below
+a handler of the host. When only later host calls can end the foreground's wait, it is *parked*, if its caller agreed,
+and its call goes on when it returns from the kernel; the program makes its next calls on another thread.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ STATUS_SUCCESS = 0
 STATUS_TIMEOUT = 0x102
 
 SYSTEM_PID = 4
-_MAXIMUM_SWITCHES = 100_000
+_MAXIMUM_SWITCHES = 20_000
 _ENDED = "ended wait"
 _U64 = struct.Struct("<Q")
 _RSP_REGISTER = GENERAL_REGISTERS[RSP]
@@ -89,7 +90,7 @@ class Thread:
         resume_at: where it goes on.
         irql: IRQL while it does not run.
         wait: what it waits for.
-        state: `idle` (a user thread in user mode), `ready`, `running`, `waiting` or `ended`.
+        state: `idle` (a user thread in user mode), `ready`, `running`, `waiting`, `waiting in place` or `ended`.
         continuation: name and argument of what the host does when a parked thread comes back.
     """
 
@@ -144,6 +145,9 @@ class Scheduler:
         self.continuations: dict[str, Callable[[int, int], None]] = {}
         self._arena = kernel.mem.arena
         self._current_at = kernel.pcr_offset + PRCB_CURRENT_THREAD
+        self._in_place: list[Thread] = []
+        self._base = 0
+        """Calls into guest code that were under way when the running thread was switched to."""
         self.state.foreground_stack = self._take_stack()
 
     # Threads and stacks
@@ -228,8 +232,8 @@ class Scheduler:
         kernel.cpu.engine.write(_RSP_REGISTER, rsp)
         self._suspend(thread, resume_at)
         thread.wait = wait
-        thread.state = "waiting"
-        if thread.tid in self.state.queue:
+        if thread.tid in self.state.queue and kernel.cpu.depth == self._base + 1:
+            thread.state = "waiting"
             raise Parked
         status = self._run_others_until_satisfied(thread)
         self._resume(thread)
@@ -239,43 +243,57 @@ class Scheduler:
     def _run_others_until_satisfied(self, thread: Thread) -> int:
         wait = thread.wait
         assert wait is not None
-        for _ in range(_MAXIMUM_SWITCHES):
-            satisfied = self._try(thread)
-            if satisfied is not None:
-                return satisfied
-            if self._run_one():
-                continue
-            if not self._let_time_pass(thread):
-                break
-        if thread.continuation is not None and self._kernel.cpu.depth == 1:
-            self.state.queue.append(thread.tid)
-            thread.stack = self.state.foreground_stack
-            self.state.foreground_stack = self._take_stack()
+        thread.state = "waiting in place"
+        self._in_place.append(thread)
+        try:
+            for _ in range(_MAXIMUM_SWITCHES):
+                satisfied = self._try(thread)
+                if satisfied is not None:
+                    return satisfied
+                if not self._run_one() and not self._let_time_pass():
+                    break
+            else:
+                raise Deadlock(f"waits for {wait.what} while other threads run without end")
+        finally:
+            self._in_place.remove(thread)
+        if thread.continuation is not None and self._kernel.cpu.depth == self._base + 1:
+            self._park_foreground(thread)
             raise Parked
         raise Deadlock(f"waits for {wait.what}, which nothing in the machine can bring about")
+
+    def _park_foreground(self, thread: Thread) -> None:
+        """Leave a thread to itself; the program goes on with a stack of its own."""
+        thread.state = "waiting"
+        self.state.queue.append(thread.tid)
+        thread.stack = self.state.foreground_stack
+        self.state.foreground_stack = self._take_stack()
+        self.enter_foreground()
 
     def _try(self, thread: Thread) -> int | None:
         wait = thread.wait
         assert wait is not None
         satisfied = self.conditions[wait.kind](thread, wait)
-        if satisfied is None and wait.deadline is not None:
-            if wait.deadline <= self._kernel.clock.interrupt_time():
-                return STATUS_TIMEOUT
+        if satisfied is None and wait.deadline is not None and wait.deadline <= self._kernel.clock.interrupt_time():
+            return STATUS_TIMEOUT
         return satisfied
 
-    def _let_time_pass(self, thread: Thread) -> bool:
-        """Advance the clock to the next moment at which something happens; False when there is none."""
-        due = [
-            other.wait.deadline
-            for other in (thread, *(self.state.threads[tid] for tid in self.state.queue))
-            if other.wait is not None and other.wait.deadline is not None and other.state == "waiting"
-        ]
+    def _next_event(self) -> int | None:
+        """Interrupt time of the next timeout or timer, None when nothing is due at any time."""
+        threads = self.state.threads
+        waits = [threads[tid].wait for tid in self.state.queue]
+        waits += [thread.wait for thread in self._in_place]
+        due = [wait.deadline for wait in waits if wait is not None and wait.deadline is not None]
         timer = self._kernel.timers.next_due()
         if timer is not None:
             due.append(timer)
-        if not due:
+        return min(due, default=None)
+
+    def _let_time_pass(self) -> bool:
+        """Advance the clock to the next moment at which something happens; False when there is none."""
+        due = self._next_event()
+        if due is None:
             return False
-        self._kernel.clock.advance_to(min(due))
+        self._kernel.clock.advance_to(due)
         self._kernel.timers.expire()
         return True
 
@@ -285,17 +303,11 @@ class Scheduler:
         Returns:
             False when nothing happens before `end`, which is then the time.
         """
-        clock = self._kernel.clock
-        waits = (self.state.threads[tid].wait for tid in self.state.queue)
-        due = [wait.deadline for wait in waits if wait is not None and wait.deadline is not None]
-        timer = self._kernel.timers.next_due()
-        if timer is not None:
-            due.append(timer)
-        due = [moment for moment in due if moment <= end]
-        if not due:
-            clock.advance_to(end)
+        due = self._next_event()
+        if due is None or due > end:
+            self._kernel.clock.advance_to(end)
             return False
-        clock.advance_to(min(due))
+        self._kernel.clock.advance_to(due)
         self._kernel.timers.expire()
         return True
 
@@ -328,6 +340,8 @@ class Scheduler:
         cpu = self._kernel.cpu
         interrupted = self.state.current
         interrupted_irql = self._kernel.irql
+        interrupted_stack = cpu.engine.read(_RSP_REGISTER)
+        interrupted_base, self._base = self._base, cpu.depth
         self.state.queue.remove(thread.tid)
         self.state.queue.append(thread.tid)
         if wait_status is None:
@@ -350,6 +364,8 @@ class Scheduler:
             self._ended(thread, ended.status)
         else:
             self._ended(thread, STATUS_SUCCESS)
+        self._base = interrupted_base
+        cpu.engine.write(_RSP_REGISTER, interrupted_stack)
         self.set_current(self.state.threads[interrupted])
         self._kernel.irql = interrupted_irql
 
@@ -360,15 +376,25 @@ class Scheduler:
         self.state.queue.remove(thread.tid)
         self.state.free_stacks.append(thread.stack)
         thread.stack = 0
-        if self._kernel.irql:
-            raise Bugcheck(0xC8, 0, self._kernel.irql, 0, reason="a thread returned from driver code at raised IRQL")
         if thread.continuation is not None:
             name, argument = thread.continuation
             thread.continuation = None
             thread.state = "idle"
             self.continuations[name](argument, self._kernel.cpu.call_result())
             return
+        self._check_end(thread)
         self._kernel.ps.system_thread_ended(thread)
+
+    def _check_end(self, thread: Thread) -> None:
+        """A system thread ends at PASSIVE_LEVEL with APCs enabled (Microsoft Learn, "Bug Check 0x20")."""
+        irql = self._kernel.irql
+        kernel_apc, special_apc = struct.unpack("<ii", self.apc_state(thread))
+        if irql or kernel_apc or special_apc:
+            raise Bugcheck(
+                0x20, 0, (kernel_apc or special_apc) & 0xFFFFFFFF, irql,
+                reason=f"a system thread ended at IRQL {irql} with APC-disable counts {kernel_apc} and {special_apc}",
+                rip=thread.routine,
+            )  # fmt: skip
 
     def _suspend(self, thread: Thread, resume_at: int) -> None:
         thread.context = self._kernel.cpu.engine.save()
@@ -384,6 +410,10 @@ class Scheduler:
         thread.state = "running"
         self.set_current(thread)
 
+    def is_free(self, thread: Thread) -> bool:
+        """True for a thread of a program that no earlier call keeps in the kernel."""
+        return thread.tid not in self.state.queue
+
     def enter_foreground(self) -> None:
         """Point the processor at the foreground's empty stack; at the start of a user-mode call."""
         self._kernel.cpu.engine.write(_RSP_REGISTER, self.state.foreground_stack - 0x40)
@@ -398,13 +428,16 @@ class Scheduler:
         self._kernel.mem.set_u32(cell, self._kernel.mem.i32(cell) + change)
 
     def wake_waiters(self, address: int) -> None:
-        """End the waits that one dispatcher object ends now, for a signal that does not last."""
-        for tid in self.state.queue:
-            thread = self.state.threads[tid]
-            if thread.state == "waiting" and thread.wait is not None and address in thread.wait.objects:
+        """End the waits that one dispatcher object ends now: a signal takes effect at once, even if it does not last."""
+        if not self.state.queue and not self._in_place:
+            return
+        for thread in (*(self.state.threads[tid] for tid in self.state.queue), *self._in_place):
+            if thread.wait is not None and address in thread.wait.objects:
                 status = self._try(thread)
                 if status is not None:
                     thread.wait = WaitBlock(_ENDED, (), thread.wait.what, detail=status)
 
     def rebind(self) -> None:
-        """Nothing is cached."""
+        """Forget waits that had frames of the host: a checkpoint is taken when there are none."""
+        self._in_place.clear()
+        self._base = 0

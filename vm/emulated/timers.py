@@ -75,12 +75,15 @@ class Timers:
             return
         now = self._kernel.clock.interrupt_time()
         for address in sorted((a for a, timer in armed.items() if timer.due <= now), key=lambda a: armed[a].due):
-            timer = armed[address]
+            timer = armed.get(address)
+            if timer is None or timer.due > now:
+                continue  # a DPC of an earlier one cancelled it or set it anew
             if timer.period:
                 timer.due += timer.period
             else:
                 del armed[address]
             self._kernel.mem.set_u32(address + _SIGNAL_STATE, 1)
+            self._kernel.threads.wake_waiters(address)
             if timer.dpc:
                 self.queue(timer.dpc, 0, 0)
 
