@@ -15,12 +15,14 @@ from harness.abi import Match, Rule
 from harness.conformance.acts import APP, SERVICE, TOOL, fails, nt_name, run_to_exit, scenario
 from harness.notification import Create, Exit
 from harness.scenario import (
+    Clone,
     Drain,
     ExitProcess,
     Launch,
     ProvideImage,
     ReadRules,
     ReadStatistics,
+    Resume,
     Scenario,
     SetRules,
     StartDriver,
@@ -138,6 +140,8 @@ class History:
         elif choice < 0.93:
             self._steps += [StopDriver(), StartDriver()]
             self._rules = ()
+        elif choice < 0.95 and self._alive:
+            self._steps.append(Clone(f"clone {index}", self._random.choice(self._alive)))
         else:
             self._steps.append(self._random.choice((Drain, ReadStatistics))())
 
@@ -146,7 +150,10 @@ class History:
         text = self._random.choice([None, "", "app /x", label * self._random.randrange(1, 300), "\ud800"])
         creator = self._random.choice([*self._alive, None])
         parent = self._random.choice([*self._alive, None, None])
-        self._steps.append(Launch(label, image, text, parent=parent, creator=creator))
+        how = self._random.choice([{}, {}, {}, {"suspended": True}, {"two_step": True}])
+        self._steps.append(Launch(label, image, text, parent=parent, creator=creator, **how))
+        if "suspended" in how:
+            self._steps.append(Resume(label))
         if image == IMAGES[2] or (not self._rules and image != IMAGES[-1]):
             self._alive.append(label)
 
