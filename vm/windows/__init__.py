@@ -1,0 +1,1 @@
+"""Machines with real Windows: virtual machines on libvirt, reached over PowerShell Remoting."""
