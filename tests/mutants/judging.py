@@ -77,7 +77,7 @@ def run_suite(driver: Path, tests: Iterable[str], scratch: Path, *options: str) 
     """
     wanted = tuple(tests)
     report, output = scratch / "report.xml", scratch / "output.txt"
-    arguments = ["-p", "no:cacheprovider", "-p", "no:xdist", "-q", "-ra", "--tb=short", f"--junit-xml={report}"]
+    arguments = ["-p", "no:cacheprovider", "-p", "harness.plugin", "-q", "-ra", "--tb=short", f"--junit-xml={report}"]
     # What was imported before pytest began cannot be rewritten, and need not be: it holds no test.
     arguments += ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
     arguments += ["--vm=emulated", f"--driver={driver}", f"--basetemp={scratch / 'temporary'}", *options]
@@ -104,21 +104,14 @@ def _run(arguments: list[str], output: str) -> None:
     """The body of a forked run."""
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
-    # xdist marks its workers so; the run is a pytest of its own.
+    # xdist marks its workers so; the run is a pytest of its own, and needs no plugin but ours.
     for name in [name for name in os.environ if name.startswith("PYTEST_")]:
         del os.environ[name]
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     with Path(output).open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.exit(int(pytest.main([*arguments, *_plugin()])))
-
-
-def _plugin() -> list[str]:
-    """The options that load the plugin where the distribution is not installed."""
-    from importlib.metadata import entry_points
-
-    installed = any(one.value == "harness.plugin" for one in entry_points(group="pytest11"))
-    return [] if installed else ["-p", "harness.plugin"]
+    sys.exit(int(pytest.main(arguments)))
 
 
 def _read(report: Path) -> dict[str, Outcome]:
