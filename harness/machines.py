@@ -193,8 +193,8 @@ def check_unload(machine: Machine) -> None:
     service stops, its name is gone, and a process can come and go without the driver being called.
 
     Raises:
-        UncleanUnload: something is left.
-        DriverFault: the machine bugchecked, or the unload routine hung.
+        UncleanUnload: something is left, the machine bugchecked, or the unload routine hung.
+        MachineCrashed: the machine had crashed before.
     """
     if machine.crash is not None:
         raise MachineCrashed(machine.crash)
@@ -202,6 +202,13 @@ def check_unload(machine: Machine) -> None:
         state = machine.driver_state(_service())
     except Win32Error:
         return
+    try:
+        _unload_and_look(machine, state)
+    except DriverFault as error:
+        raise UncleanUnload(f"the test came to its end, but not the unload of the driver after it: {error}") from error
+
+
+def _unload_and_look(machine: Machine, state: ServiceState) -> None:
     if state is ServiceState.RUNNING:
         _stop(machine)
     if (state := machine.driver_state(_service())) is not ServiceState.STOPPED:

@@ -106,7 +106,10 @@ class TestDriverFaults:
     def test_a_leak_at_unload_fails_the_test_that_left_it(self, run):
         result = run("def test_it(machine): pass", vm="leaking")
         result.assert_outcomes(failed=1)
-        result.stdout.fnmatch_lines(["E   MachineCrashed: bugcheck 0xD5 *"])
+        result.stdout.fnmatch_lines(
+            ["E   UncleanUnload: the test came to its end, but not the unload of the driver after it: bugcheck 0xD5 *"]
+        )
+        result.stdout.fnmatch_lines(["*- bugcheck -*", "  while: create callback for pid 4242"])
 
     def test_a_routine_that_is_still_called_after_unload_fails_the_test(self, run):
         run("def test_it(machine): pass", vm="dangling").assert_outcomes(failed=1)
