@@ -4,6 +4,8 @@ With ``--suite`` the whole conformance suite runs on each mutant, or on those na
 that is how the test to name for a new mutant is found, and how strong the suite is where it is narrow.
 """
 
+# ruff: noqa: T201 - a command prints its answer
+
 from __future__ import annotations
 
 import argparse

@@ -46,7 +46,7 @@ def test_what_comes_before_the_header_is_commentary():
 
 
 def test_lines_that_are_gone_are_named():
-    with pytest.raises(PatchError, match="what it changes at line 3 of driver/a.c is found nowhere"):
+    with pytest.raises(PatchError, match=r"what it changes at line 3 of driver/a\.c is found nowhere"):
         changed(text=TEXT.replace("line 5\n", "line V\n"))
 
 
