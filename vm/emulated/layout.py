@@ -38,6 +38,8 @@ STACK_STRIDE = 0x1_0000
 SPECIAL_POOL = 0xFFFF_A800_0000_0000
 NOTIFY_TEXT = 0xFFFF_AC00_0000_0000
 """Image names and command lines during process notify calls."""
+NOTIFY_TEXT_PAGEABLE = 0xFFFF_AD00_0000_0000
+"""The same memory, as a driver sees it when it was paged out."""
 MDL_MAPPINGS = 0xFFFF_B000_0000_0000
 """System addresses of locked-down user buffers (MmGetSystemAddressForMdlSafe)."""
 
@@ -52,7 +54,7 @@ PCR_SLOW_IRQL = 0x3000
 PCR_HELD_COUNT = 0x3008
 """Spin locks held by the processor, and below, which and taken where: pairs of lock and return address."""
 PCR_HELD = 0x3010
-PCR_HELD_MAXIMUM = 16
+PCR_HELD_MAXIMUM = 64
 
 # ETHREAD and EPROCESS are opaque to drivers; their size is ours, and so are the cells that guest code shares.
 ETHREAD_SIZE = 0x200

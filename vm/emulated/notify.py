@@ -19,22 +19,24 @@ from typing import TYPE_CHECKING
 from vm.emulated.cpu import BudgetExceeded
 from vm.emulated.exports import PASSIVE_LEVEL, ExportTable
 from vm.emulated.faults import Bugcheck
+from vm.emulated.irql import wrong_irql_after
 from vm.emulated.layout import (
     FILE_OBJECT_SIZE,
     NOTIFY_TEXT,
+    NOTIFY_TEXT_PAGEABLE,
     PAGE,
     PCR_HELD_COUNT,
     PCR_IRQL,
     PS_CREATE_NOTIFY_INFO_SIZE,
 )
-from vm.emulated.memory import READ, WRITE
+from vm.emulated.memory import PAGEABLE, READ, WRITE
 from vm.emulated.ntstatus import (
     STATUS_ACCESS_DENIED,
     STATUS_INVALID_PARAMETER,
     STATUS_PROCEDURE_NOT_FOUND,
     STATUS_SUCCESS,
 )
-from vm.emulated.threads import Deadlock
+from vm.emulated.threads import Deadlock, WaitBlock
 
 if TYPE_CHECKING:
     from vm.emulated.kernel import Kernel
@@ -46,7 +48,9 @@ EXPORTS = ExportTable()
 MAXIMUM_ROUTINES = 64
 """Slots since Windows Vista (Microsoft Learn, PsSetCreateProcessNotifyRoutine)."""
 
-LEGACY, EX, EX2 = "PsSetCreateProcessNotifyRoutine", "PsSetCreateProcessNotifyRoutineEx", "PsSetCreateProcessNotifyRoutineEx2"
+LEGACY = "PsSetCreateProcessNotifyRoutine"
+EX = "PsSetCreateProcessNotifyRoutineEx"
+EX2 = "PsSetCreateProcessNotifyRoutineEx2"
 
 _FILE_OPEN_NAME_AVAILABLE = 1
 _IS_SUBSYSTEM_PROCESS = 2
@@ -56,7 +60,17 @@ _CREATION_STATUS = 0x40
 _FILE_NAME = 0x58
 """FILE_OBJECT.FileName (wdm.h, x64)."""
 _TEXT_PAGES = 17
+_TEXT_STRIDE = 0x10_0000
+_ALWAYS_PAGEABLE = 32
+_PAGEABLE_EVERY = 64
+"""The texts may be pageable: touching them at DISPATCH_LEVEL is a defect. Seeing that costs a flushed TLB each time
+IRQL is raised, so it is looked for in the first calls and now and then, at fixed numbers."""
+_NOT_RUNNING = "notify routine not running"
 _GONE_INFO = b"\xdd" * PS_CREATE_NOTIFY_INFO_SIZE
+_SPIN_LOCK_RULE = 0x40009
+"""First parameter of bugcheck 0xC4 for the rule that spin locks are released in the routine that took them."""
+_WORKER_ROUTINE = 1
+"""Fourth parameter of bugcheck 0x1: the first names a routine, not a system call."""
 _APC_DISABLED_ONCE = struct.pack("<ii", -1, 0)
 
 
@@ -76,6 +90,8 @@ class NotifyState:
     info: int = 0
     strings: int = 0
     file_object: int = 0
+    creations: int = 0
+    """Create calls so far."""
 
 
 class NotifyRoutines:
@@ -89,17 +105,23 @@ class NotifyRoutines:
         self.state.info = kernel.heap.allocate(PS_CREATE_NOTIFY_INFO_SIZE)
         self.state.strings = kernel.heap.allocate(48)
         self.state.file_object = kernel.ob.create("File", FILE_OBJECT_SIZE)
-        self._texts = [
-            kernel.mem.map(NOTIFY_TEXT + index * 0x10_0000, _TEXT_PAGES * PAGE, READ | WRITE) for index in range(3)
-        ]
+        self._texts = []
+        for area in range(3):
+            offset = kernel.mem.map(NOTIFY_TEXT + area * _TEXT_STRIDE, _TEXT_PAGES * PAGE, READ | WRITE)
+            pages = list(range(offset, offset + _TEXT_PAGES * PAGE, PAGE))
+            kernel.mem.map_pages(NOTIFY_TEXT_PAGEABLE + area * _TEXT_STRIDE, pages, READ | WRITE | PAGEABLE)
+            self._texts.append(offset)
         self._info_at = kernel.mem.locate(self.state.info)
         self._strings_at = kernel.mem.locate(self.state.strings)
         self._file_name_at = kernel.mem.locate(self.state.file_object + _FILE_NAME)
         self._irql_at = kernel.pcr_offset + PCR_IRQL
         self._held_at = kernel.pcr_offset + PCR_HELD_COUNT
+        self._text_base = NOTIFY_TEXT
         self._used = [0, 0, 0]
         self._active: tuple[Slot, ...] = ()
-        self._running: list[Slot] = []
+        self._running: list[tuple[Slot, int]] = []
+        """Calls under way, with the thread that makes each."""
+        kernel.threads.conditions[_NOT_RUNNING] = self._try_not_running
 
     def rebind(self) -> None:
         """Recompute the list of routines to call."""
@@ -131,6 +153,7 @@ class NotifyRoutines:
 
         Raises:
             Deadlock: the routine removes itself while it runs: Windows waits for it to return, for ever.
+            Block: another thread runs it, and the caller has to wait.
         """
         slots = self.state.slots
         if Slot(api, routine) not in slots:
@@ -138,9 +161,17 @@ class NotifyRoutines:
         slot = Slot(api, routine)
         slots[slots.index(slot)] = None
         self._active = tuple(slot for slot in slots if slot is not None)
-        if slot in self._running:
+        tid = self._kernel.current_thread.tid
+        if any(running == slot and caller == tid for running, caller in self._running):
             raise Deadlock("removes its process notify routine from inside that routine, which waits for itself")
+        where = self._kernel.describe_code(routine + 1)
+        wait = WaitBlock(_NOT_RUNNING, (routine,), f"the process notify routine {where} to return")
+        self._kernel.threads.wait(wait)
         return STATUS_SUCCESS
+
+    def _try_not_running(self, _thread: Thread, wait: WaitBlock) -> int | None:
+        busy = any(slot.routine == wait.objects[0] for slot, _ in self._running)
+        return None if busy else STATUS_SUCCESS
 
     def registered_in(self, first: int, size: int) -> list[Slot]:
         """Registrations whose routine lies in a range of code."""
@@ -159,6 +190,8 @@ class NotifyRoutines:
         info = self.state.info
         status = 0
         for slot in slots:
+            if slots is not self._active and slot not in self._active:
+                continue  # an earlier routine of this loop removed it
             if slot.api == LEGACY:
                 if not process.subsystem:
                     self._call(slot, creator, process.parent_pid, process.pid, 1)
@@ -174,7 +207,10 @@ class NotifyRoutines:
 
     def process_exited(self, process: Process, thread: Thread) -> None:
         """Call the routines for a process that ends, in its last thread."""
-        for slot in self._active:
+        slots = self._active
+        for slot in slots:
+            if slots is not self._active and slot not in self._active:
+                continue
             if slot.api == LEGACY:
                 if not process.subsystem:
                     self._call(slot, thread, process.parent_pid, process.pid, 0)
@@ -186,7 +222,7 @@ class NotifyRoutines:
         self._kernel.threads.set_current(thread)
         before = arena[apc_at : apc_at + 8]
         arena[apc_at : apc_at + 8] = _APC_DISABLED_ONCE
-        self._running.append(slot)
+        self._running.append((slot, thread.tid))
         try:
             self._cpu.call(slot.routine, a, b, c)
         except (Bugcheck, Deadlock, BudgetExceeded) as event:
@@ -200,25 +236,29 @@ class NotifyRoutines:
 
     def _check_after(self, slot: Slot, apc_counts: bytes) -> None:
         """Say what a routine that returned left changed."""
+        where = self._kernel.describe_code(slot.routine + 1)
         irql = self._kernel.irql
         if irql:
-            raise self._returned_wrong(slot, 0xC8, irql, f"at IRQL {irql}")
+            raise wrong_irql_after(slot.routine, irql, 0, f"the process notify routine {where}")
         if self._kernel.pcr_u8(PCR_HELD_COUNT):
-            raise self._returned_wrong(slot, 0xC4, 0x40009, "holding a spin lock")
+            raise Bugcheck(
+                0xC4, _SPIN_LOCK_RULE, reason=f"the process notify routine {where} returned holding a spin lock",
+                rip=slot.routine,
+            )  # fmt: skip
         kernel_apc, special_apc = struct.unpack("<ii", apc_counts)
-        raise self._returned_wrong(
-            slot, 0x1, kernel_apc & 0xFFFFFFFF,
-            f"with another APC-disable count: {kernel_apc} and {special_apc} instead of -1 and 0, so a critical region "
-            "was entered and not left, or left twice",
+        raise Bugcheck(
+            0x1, slot.routine, 0, (special_apc & 0xFFFF) << 16 | kernel_apc & 0xFFFF, _WORKER_ROUTINE,
+            reason=f"the process notify routine {where} returned with another APC-disable count: {kernel_apc} and "
+            f"{special_apc} instead of -1 and 0, so a critical region was entered and not left, or left twice",
+            rip=slot.routine,
         )  # fmt: skip
-
-    def _returned_wrong(self, slot: Slot, code: int, detail: int, how: str) -> Bugcheck:
-        where = self._kernel.describe_code(slot.routine + 1)
-        parameters = (slot.routine, detail) if code != 0xC4 else (detail, slot.routine)
-        return Bugcheck(code, *parameters, reason=f"the process notify routine {where} returned {how}")
 
     def fill_info(self, process: Process, creator: Thread) -> None:
         """Write PS_CREATE_NOTIFY_INFO and its strings for a process."""
+        state = self.state
+        pageable = state.creations < _ALWAYS_PAGEABLE or state.creations % _PAGEABLE_EVERY == 0
+        state.creations += 1
+        self._text_base = NOTIFY_TEXT_PAGEABLE if pageable else NOTIFY_TEXT
         name = process.image_name if process.open_name_available else process.file_name
         image = self._text(0, name)
         command = self._text(1, process.command_line) if process.command_line is not None else None
@@ -242,7 +282,7 @@ class NotifyRoutines:
         end = self._texts[area] + _TEXT_PAGES * PAGE
         self._arena[end - size : end] = raw
         self._used[area] = size
-        return size, size, NOTIFY_TEXT + area * 0x10_0000 + _TEXT_PAGES * PAGE - size
+        return size, size, self._text_base + area * _TEXT_STRIDE + _TEXT_PAGES * PAGE - size
 
     def _overwrite(self) -> None:
         """Make what a driver kept a pointer to unrecognisable."""
