@@ -27,7 +27,7 @@ OLDEST_PYTHON: Final = (3, 11)
 ROOM_NEEDED: Final = 500 * 1024 * 1024
 """Bytes for the build and for the compiler's cache; a first build was seen to take a fraction of it."""
 
-_CORE: Final = ("unicorn", "pefile", "dissect.cstruct", "pyelftools", "capstone", "cryptography", "ziglang", "rich")
+_CORE: Final = ("unicorn", "dissect.cstruct", "pyelftools", "capstone", "cryptography", "ziglang", "rich")
 _REMOTE: Final = ("paramiko", "pypsrp")
 _SOCKETS: Final = ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")
 _FIRMWARE: Final = ("/usr/share/OVMF", "/usr/share/edk2", "/usr/share/edk2-ovmf", "/usr/share/qemu/ovmf-x86_64.bin")

@@ -86,7 +86,7 @@ def test_a_complete_computer_needs_nothing():
     ("change", "name", "remedy"),
     [
         ({"version": (3, 10, 9)}, "Python", "3.11"),
-        ({"missing_packages": ("pefile",)}, "package pefile", "pip install pefile"),
+        ({"missing_packages": ("capstone",)}, "package capstone", "pip install capstone"),
         ({"result": 41}, "CPU emulator", "unicorn"),
         ({"free": 10}, "disk space", "NTPROOF_BUILD_DIR"),
     ],
