@@ -22,6 +22,7 @@ from vm.emulated.heap import Heap
 from vm.emulated.io import IoManager
 from vm.emulated.layout import DRIVER_IMAGES, PCR, PCR_IRQL, PCR_PRCB, PCR_SELF, PCR_SIZE, PRCB
 from vm.emulated.locks import Locks
+from vm.emulated.lookaside import Lookaside
 from vm.emulated.memory import READ, WRITE, Memory
 from vm.emulated.notify import NotifyRoutines
 from vm.emulated.ob import ObjectManager
@@ -135,6 +136,7 @@ class Kernel:
         self.threads = Scheduler(self)
         self.timers = Timers(self)
         self.locks = Locks(self)
+        self.lookaside = Lookaside(self)
         self.ob = ObjectManager(self)
         self.se = SecurityMonitor(self)
         self.registry = Registry(self)
@@ -146,7 +148,7 @@ class Kernel:
         self.files = Files(self)
         self.services = Services(self)
         self._parts: list[Part] = [
-            self.heap, self.clock, self.debug, self.pool, self.threads, self.timers, self.locks, self.ob,
+            self.heap, self.clock, self.debug, self.pool, self.threads, self.timers, self.locks, self.lookaside, self.ob,
             self.se, self.registry, self.ps, self.notify, self.io, self.files, self.services,
         ]  # fmt: skip
         self.cpu.initialise_registers()

@@ -4,7 +4,7 @@ Who owns what is kept beside the driver's memory, keyed by address, so that a re
 holds what the public headers say it holds.
 
 Sources: Microsoft Learn, "ExAcquireFastMutex", "ExAcquireResourceExclusiveLite", "ExAcquirePushLockExclusive",
-"ExAcquireRundownProtection", "Bug Check 0xC4" (0x33 to 0x3E, 0x1000).
+"ExAcquireRundownProtection", "Bug Check 0xC4" (0x33 to 0x3A, 0xD0 to 0xD2, 0xEA, 0xEB, 0x1000 to 0x100B).
 """
 
 from __future__ import annotations
@@ -83,13 +83,20 @@ class Locks:
         lock = self.state.locks.get(address)
         if lock is None:
             if kind == "ERESOURCE":
-                raise Bugcheck(0xC4, 0x3D, address, reason=f"ERESOURCE 0x{address:X} is used but not initialised")
+                raise Bugcheck(0xC4, 0x1002, address, reason=f"ERESOURCE 0x{address:X} is used but not initialised")
             lock = self.state.locks[address] = Lock(kind)
         return lock
 
-    def inside(self, first: int, size: int) -> list[int]:
-        """Initialised resources that lie in a range of memory."""
-        return [a for a, lock in self.state.locks.items() if lock.kind == "ERESOURCE" and first <= a < first + size]
+    def check_gone(self, first: int, size: int) -> None:
+        """No initialised ERESOURCE may lie in memory that goes away. Raises Bugcheck 0xC4 0xD2."""
+        for address, lock in tuple(self.state.locks.items()):
+            if first <= address < first + size:
+                if lock.kind == "ERESOURCE":
+                    raise Bugcheck(
+                        0xC4, 0xD2, address, first, size,
+                        reason=f"memory that holds ERESOURCE 0x{address:X} was freed or unloaded; it was never deleted",
+                    )  # fmt: skip
+                del self.state.locks[address]
 
     def _try_mutex(self, thread: Thread, wait: WaitBlock) -> int | None:
         address = wait.objects[0]
@@ -101,7 +108,7 @@ class Locks:
         return 0
 
     def _try_shared(self, thread: Thread, wait: WaitBlock) -> int | None:
-        lock = self.state.locks[wait.objects[0]]
+        lock = self.get(wait.objects[0], "ERESOURCE")
         if lock.owner and lock.owner != thread.tid:
             return None
         if lock.owner == thread.tid:
@@ -111,7 +118,7 @@ class Locks:
         return 0
 
     def _try_exclusive(self, thread: Thread, wait: WaitBlock) -> int | None:
-        lock = self.state.locks[wait.objects[0]]
+        lock = self.get(wait.objects[0], "ERESOURCE")
         if lock.owner == thread.tid:
             lock.depth += 1
             return 0
@@ -158,9 +165,25 @@ class Locks:
             if not lock.shared[tid]:
                 del lock.shared[tid]
         else:
-            code = 0xE3 if kind == "ERESOURCE" else 0xC4
-            first = address if kind == "ERESOURCE" else 0x36
-            raise Bugcheck(code, first, address, reason=f"{kind} 0x{address:X} released by a thread that does not own it")
+            raise self._not_owned(address, kind, lock)
+
+    def _not_owned(self, address: int, kind: str, lock: Lock) -> Bugcheck:
+        thread = self._kernel.current_thread.object
+        reason = f"{kind} 0x{address:X} released by a thread that does not own it"
+        if kind == "ERESOURCE":
+            return Bugcheck(0xE3, address, thread, reason=reason)
+        return not_owner(self._kernel, address, self._kernel.threads.state.threads.get(lock.owner), reason)
+
+
+def not_owner(kernel: Kernel, address: int, owner: Thread | None, reason: str) -> Bugcheck:
+    """The bugcheck for a lock that is released by a thread that does not own it, or that nobody owns."""
+    if owner is None:
+        return Bugcheck(0xC4, 0x1007, address, reason=reason)
+    return Bugcheck(0xC4, 0x1004, address, owner.object, kernel.current_thread.object, reason=reason)
+
+
+def _apc_count(kernel: Kernel) -> int:
+    return int.from_bytes(kernel.threads.apc_state(kernel.current_thread)[:4], "little")
 
 
 def _acquire_mutex(kernel: Kernel, mutex: int) -> None:
@@ -170,15 +193,31 @@ def _acquire_mutex(kernel: Kernel, mutex: int) -> None:
 
 
 def _release_mutex(kernel: Kernel, mutex: int) -> None:
-    if kernel.mem.u64(mutex + _OWNER) != kernel.current_thread.object:
-        raise Bugcheck(0xC4, 0x34, mutex, reason=f"fast mutex 0x{mutex:X} released by a thread that does not own it")
+    holder = kernel.mem.u64(mutex + _OWNER)
+    if holder != kernel.current_thread.object:
+        threads = kernel.threads.state
+        owner = threads.threads.get(threads.by_object.get(holder, 0))
+        raise not_owner(kernel, mutex, owner, f"fast mutex 0x{mutex:X} released by a thread that does not own it")
     kernel.mem.set_u64(mutex + _OWNER, 0)
     kernel.mem.set_u32(mutex + _COUNT, 1)
 
 
-@EXPORTS.function("HostAcquireFastMutexUnsafe", "ExAcquireFastMutexUnsafe", args="ptr", irql=APC_LEVEL)
+@EXPORTS.function("HostAcquireFastMutex", args="ptr u8")
+def host_acquire_fast_mutex(kernel: Kernel, mutex: int, irql: int) -> None:
+    """ExAcquireFastMutex where it is not simple; `irql` is the caller's."""
+    if irql > APC_LEVEL:
+        raise Bugcheck(0xC4, 0x33, irql, mutex, reason=f"fast mutex 0x{mutex:X} acquired at IRQL {irql}")
+    _acquire_mutex(kernel, mutex)
+
+
+@EXPORTS.function("ExAcquireFastMutexUnsafe", args="ptr", irql=APC_LEVEL)
 def ex_acquire_fast_mutex_unsafe(kernel: Kernel, mutex: int) -> None:
     """Microsoft Learn, ExAcquireFastMutexUnsafe: the caller has disabled APCs."""
+    if not _apcs_disabled(kernel):
+        raise Bugcheck(
+            0xC4, 0x39, kernel.irql, _apc_count(kernel), mutex,
+            reason=f"fast mutex 0x{mutex:X} acquired by ExAcquireFastMutexUnsafe with normal kernel APCs enabled",
+        )  # fmt: skip
     _acquire_mutex(kernel, mutex)
 
 
@@ -188,9 +227,11 @@ def ex_release_fast_mutex_unsafe(kernel: Kernel, mutex: int) -> None:
     _release_mutex(kernel, mutex)
 
 
-@EXPORTS.function("HostReleaseFastMutex", args="ptr", irql=APC_LEVEL)
+@EXPORTS.function("HostReleaseFastMutex", args="ptr")
 def host_release_fast_mutex(kernel: Kernel, mutex: int) -> None:
     """The wrong cases of ExReleaseFastMutex."""
+    if kernel.irql != APC_LEVEL:
+        raise Bugcheck(0xC4, 0x34, kernel.irql, mutex, reason=f"fast mutex 0x{mutex:X} released at IRQL {kernel.irql}")
     _release_mutex(kernel, mutex)
 
 
@@ -210,6 +251,8 @@ def ex_try_to_acquire_fast_mutex(kernel: Kernel, mutex: int) -> int:
 @EXPORTS.function("ExInitializeResourceLite", args="ptr", irql=DISPATCH_LEVEL)
 def ex_initialize_resource_lite(kernel: Kernel, resource: int) -> int:
     """Microsoft Learn, ExInitializeResourceLite."""
+    if resource in kernel.locks.state.locks:
+        raise Bugcheck(0xC4, 0xD0, resource, reason=f"ERESOURCE 0x{resource:X} is initialised a second time")
     kernel.mem.write(resource, bytes(0x68))
     kernel.locks.state.locks[resource] = Lock("ERESOURCE")
     return 0
@@ -226,15 +269,25 @@ def ex_reinitialize_resource_lite(kernel: Kernel, resource: int) -> int:
 @EXPORTS.function("ExDeleteResourceLite", args="ptr", irql=DISPATCH_LEVEL)
 def ex_delete_resource_lite(kernel: Kernel, resource: int) -> int:
     """Microsoft Learn, ExDeleteResourceLite: nobody may own it."""
-    if not kernel.locks.get(resource, "ERESOURCE").free:
-        raise Bugcheck(0xC4, 0x3D, resource, reason=f"ERESOURCE 0x{resource:X} deleted while it is owned")
+    lock = kernel.locks.state.locks.get(resource)
+    if lock is None:
+        raise Bugcheck(0xC4, 0xD1, resource, reason=f"ERESOURCE 0x{resource:X} is deleted but not initialised")
+    if not lock.free:
+        owner = kernel.threads.state.threads.get(lock.owner or next(iter(lock.shared)))
+        raise Bugcheck(
+            0xC4, 0x100B, resource, owner.object if owner else 0,
+            reason=f"ERESOURCE 0x{resource:X} deleted while it is owned",
+        )  # fmt: skip
     del kernel.locks.state.locks[resource]
     return 0
 
 
 def _resource(kernel: Kernel, resource: int, mode: str, wait: int) -> int:
     if not _apcs_disabled(kernel):
-        raise Bugcheck(0xC4, 0x37, kernel.irql, 0, resource, reason="ERESOURCE acquired with normal kernel APCs enabled")
+        raise Bugcheck(
+            0xC4, 0x37, kernel.irql, _apc_count(kernel), resource,
+            reason="ERESOURCE acquired with normal kernel APCs enabled",
+        )  # fmt: skip
     return int(kernel.locks.acquire(resource, "ERESOURCE", mode, may_wait=bool(wait)))
 
 
@@ -321,7 +374,9 @@ def ex_release_resource_and_leave_critical_region(kernel: Kernel, resource: int)
 
 def _push_lock(kernel: Kernel, lock: int, mode: str) -> None:
     if not _apcs_disabled(kernel):
-        raise Bugcheck(0xC4, 0x40003, lock, reason="push lock acquired outside a critical region")
+        raise Bugcheck(
+            0xC4, 0xEA, kernel.irql, _apc_count(kernel), lock, reason="push lock acquired outside a critical region"
+        )
     kernel.locks.acquire(lock, "push lock", mode, recursive=False)
 
 
@@ -350,6 +405,10 @@ def ex_acquire_push_lock_shared(kernel: Kernel, lock: int) -> None:
 )  # fmt: skip
 def ex_release_push_lock(kernel: Kernel, lock: int) -> None:
     """Microsoft Learn, ExReleasePushLockExclusive, ExReleasePushLockShared."""
+    if not _apcs_disabled(kernel):
+        raise Bugcheck(
+            0xC4, 0xEB, kernel.irql, _apc_count(kernel), lock, reason="push lock released outside a critical region"
+        )
     kernel.locks.release(lock, "push lock")
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vm import ntstatus
-from vm.emulated import crash_report
+from vm.emulated import crash_report, memory_faults
 from vm.emulated.cpu import BudgetExceeded, MissingImport
-from vm.emulated.faults import Bugcheck, KernelEvent
+from vm.emulated.faults import Bugcheck, KernelEvent, PageFault
 from vm.emulated.kernel import Kernel, KernelCheckpoint, KernelOptions
 from vm.emulated.ntstatus import NtStatusError
 from vm.emulated.ps import Process
@@ -41,7 +41,7 @@ ERROR_INVALID_PARAMETER = 87
 AGENT_IMAGE = "C:\\Windows\\System32\\services.exe"
 _FAILURES = {ImageKind.REQUIRES_ELEVATION: 0xC000042C, ImageKind.INVALID: 0xC000007B}
 PROFILES = ("observed", "documented")
-STOPPING = (Bugcheck, MissingImport, BudgetExceeded, Deadlock)
+STOPPING = (Bugcheck, MissingImport, BudgetExceeded, Deadlock, PageFault)
 """Events after which the machine does not go on."""
 
 
@@ -191,7 +191,9 @@ class EmulatedMachine:
 
     def stop(self, event: KernelEvent, activity: Sequence[object]) -> DriverFault:
         """The machine stops because of an event; the error that this and every later call raises."""
-        words = " ".join(str(word) for word in activity)
+        words = "; ".join((" ".join(str(word) for word in activity), *getattr(event, "__notes__", ())))
+        if isinstance(event, PageFault):
+            event = memory_faults.bugcheck_outside_drivers(self.kernel, event)
         if isinstance(event, Bugcheck):
             self._crash = self._report(event, words)
             self._stopped = MachineCrashed(self._crash)
@@ -201,8 +203,6 @@ class EmulatedMachine:
 
     def _report(self, event: Bugcheck, activity: str) -> CrashReport:
         rip, registers = (event.site.rip, event.site.registers) if event.site else (0, (0,) * 16)
-        notes = getattr(event, "__notes__", [])
-        activity = "; ".join((activity, *notes))
         return crash_report.build_report(self.kernel, event, event.rip or rip, registers, activity=activity)
 
     def _where(self, event: KernelEvent) -> str:

@@ -1,7 +1,7 @@
 """Which bugcheck a refused access to a kernel address becomes.
 
 Sources: Microsoft Learn, "Bug Check 0x50: PAGE_FAULT_IN_NONPAGED_AREA", "0x7F: UNEXPECTED_KERNEL_MODE_TRAP",
-"0xBE: ATTEMPTED_WRITE_TO_READONLY_MEMORY", "0xCE: DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS",
+"0xBE: ATTEMPTED_WRITE_TO_READONLY_MEMORY", "0xCC: PAGE_FAULT_IN_FREED_SPECIAL_POOL", "0xCE: DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS",
 "0xD1: DRIVER_IRQL_NOT_LESS_OR_EQUAL", "0xD5: DRIVER_PAGE_FAULT_IN_FREED_SPECIAL_POOL",
 "0xD6: DRIVER_PAGE_FAULT_BEYOND_END_OF_ALLOCATION", "0xFC: ATTEMPTED_EXECUTE_OF_NOEXECUTE_MEMORY".
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from vm.emulated.faults import Bugcheck
+from vm.emulated.faults import Bugcheck, PageFault
 from vm.emulated.layout import SYSTEM_RANGE_START
 from vm.emulated.memory import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE
 
@@ -22,6 +22,18 @@ _OPERATION: Final = {ACCESS_READ: 0, ACCESS_WRITE: 2, ACCESS_EXECUTE: 0x10}
 """Second parameter of bugcheck 0x50."""
 _DOUBLE_FAULT: Final = 8
 _DISPATCH_LEVEL: Final = 2
+
+
+def bugcheck_outside_drivers(kernel: Kernel, fault: PageFault) -> Bugcheck:
+    """The bugcheck for memory that the kernel itself touches on behalf of no call: a timer or event that is gone."""
+    if fault.address < SYSTEM_RANGE_START:
+        return Bugcheck(
+            0xA, fault.address, kernel.irql, fault.access, 0, reason=f"the kernel's own {_VERBS[fault.access]} of {fault}"
+        )
+    found = bugcheck_for(kernel, fault.address, fault.access, fault.reason, 0)
+    assert found is not None
+    code = {0xD5: 0xCC, 0xD6: 0xCD}.get(found.code, found.code)
+    return Bugcheck(code, *found.parameters, reason=f"by the kernel itself: {found.reason}", notes=found.notes)
 
 
 def bugcheck_for(kernel: Kernel, address: int, access: int, why: str, rip: int) -> Bugcheck | None:
@@ -57,7 +69,7 @@ def bugcheck_for(kernel: Kernel, address: int, access: int, why: str, rip: int) 
     pool = kernel.pool.fault_code(address)
     if pool is not None:
         what = "pool memory that was freed" if pool == 0xD5 else "memory beyond the end of a pool block"
-        return Bugcheck(pool, address, _OPERATION[access], rip, reason=f"{verb} of {what}", notes=notes)
+        return Bugcheck(pool, address, access, rip, reason=f"{verb} of {what}", notes=notes)
     if irql >= _DISPATCH_LEVEL:
         return Bugcheck(0xD1, address, irql, access, rip, reason=f"{verb} of {why} at IRQL {irql}")
     return Bugcheck(0x50, address, _OPERATION[access], rip, reason=f"{verb} of {why}")

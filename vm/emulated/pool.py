@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from vm.emulated.exports import APC_LEVEL, DISPATCH_LEVEL, ExportTable
 from vm.emulated.faults import Bugcheck, NtException
 from vm.emulated.layout import PAGE, SPECIAL_POOL
+from vm.emulated.lookaside import memory_goes_away
 from vm.emulated.memory import PAGEABLE, READ, WRITE, OutOfPhysicalMemory
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class Pool:
 
     def free(self, address: int, tag: int | None = None, *, site: int = 0) -> None:
         """Give a block back. Raises Bugcheck for everything that is not a live block."""
-        block = self.state.blocks.pop(address, None)
+        block = self.state.blocks.get(address)
         if block is None:
             earlier = next((b for b in reversed(self.state.freed) if b.address == address), None)
             if earlier is not None:
@@ -143,8 +144,10 @@ class Pool:
                 reason=f"{slack - at} bytes past the end of pool block {tag_text(block.tag)!r} were overwritten",
                 notes=(self._describe_block(block, end + at),),
             )  # fmt: skip
+        memory_goes_away(self._kernel, address, block.size)
         first = address & -PAGE
         self._memory.unmap(first, end - first)
+        del self.state.blocks[address]
         block.freed_by = site
         self.state.freed.append(block)
 

@@ -15,6 +15,8 @@ from vm import ntstatus, win32
 from vm.emulated.cpu import Parked
 from vm.emulated.faults import Bugcheck
 from vm.emulated.image import LoadedImage
+from vm.emulated.irql import wrong_irql_after
+from vm.emulated.lookaside import memory_goes_away
 from vm.emulated.ntstatus import NtStatusError
 from vm.emulated.pe import DriverImage
 from vm.emulated.pool import tag_text
@@ -210,9 +212,16 @@ class Services:
         except Parked:
             raise RuntimeError("a system routine was parked without a continuation") from None
         if kernel.irql:
-            raise Bugcheck(0xC8, routine, kernel.irql, reason=f"a driver routine returned at IRQL {kernel.irql}")
+            raise wrong_irql_after(routine, kernel.irql, 0, "a driver routine")
         kernel.threads.set_current(thread)
         return result
+
+    def _text(self, text: str) -> int:
+        """Address of a NUL-terminated string, for a bugcheck parameter that points at a name."""
+        data = text.encode("utf-16-le") + b"\0\0"
+        address = self._kernel.heap.allocate(len(data))
+        self._kernel.mem.write(address, data)
+        return address
 
     def _gone(self, service: Service) -> None:
         """Unmap a driver and check what it left behind."""
@@ -225,10 +234,11 @@ class Services:
             tags = ", ".join(sorted({repr(tag_text(block.tag)) for block in leaks}))
             size = sum(block.size for block in leaks)
             raise Bugcheck(
-                0xC4, 0x62, loaded.base, 0, len(leaks),
+                0xC4, 0x62, self._text(loaded.name), 0, len(leaks),
                 reason=f"{loaded.name} was unloaded without freeing {len(leaks)} pool blocks ({size} bytes, tags {tags})",
                 notes=notes,
             )  # fmt: skip
+        memory_goes_away(kernel, loaded.base, loaded.size)
         for remark in kernel.io.leftovers(service.driver):
             kernel.debug.line(f"left behind by {loaded.name}: {remark}")
         kernel.io.delete_driver(service.driver)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from vm.emulated.exports import DISPATCH_LEVEL, PASSIVE_LEVEL, ExportTable
 from vm.emulated.faults import Bugcheck
-from vm.emulated.irql import DPC_PENDING
+from vm.emulated.irql import DPC_PENDING, IN_DPC, wrong_irql_after
 from vm.emulated.layout import PCR_SLOW_IRQL
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class TimersState:
 
     armed: dict[int, Armed] = field(default_factory=dict)
     dpcs: list[int] = field(default_factory=list)
+    of_timers: set[int] = field(default_factory=set)
+    """Those of the queued DPCs that a timer queued."""
 
 
 class Timers:
@@ -85,6 +87,7 @@ class Timers:
             self._kernel.mem.set_u32(address + _SIGNAL_STATE, 1)
             self._kernel.threads.wake_waiters(address)
             if timer.dpc:
+                self.state.of_timers.add(timer.dpc)
                 self.queue(timer.dpc, 0, 0)
 
     def set(self, address: int, due: int, period: int, dpc: int) -> bool:
@@ -109,7 +112,7 @@ class Timers:
         if self._kernel.irql < DISPATCH_LEVEL:
             self.run_dpcs()
         else:
-            self._set_pending(pending=True)
+            self._set_flag(DPC_PENDING, on=True)
         return True
 
     def remove(self, dpc: int) -> bool:
@@ -117,38 +120,64 @@ class Timers:
         if dpc not in self.state.dpcs:
             return False
         self.state.dpcs.remove(dpc)
-        self._set_pending(pending=bool(self.state.dpcs))
+        self._set_flag(DPC_PENDING, on=bool(self.state.dpcs))
         return True
 
     def run_dpcs(self) -> None:
         """Run queued DPCs at DISPATCH_LEVEL."""
         kernel = self._kernel
-        self._set_pending(pending=False)
+        self._set_flag(DPC_PENDING, on=False)
         before = kernel.irql
         while self.state.dpcs:
-            dpc = self.state.dpcs.pop(0)
             kernel.irql = DISPATCH_LEVEL
             kernel.cpu.irql_was_raised()
-            memory = kernel.mem
-            kernel.call(
-                memory.u64(dpc + _DPC_ROUTINE),
-                dpc,
-                memory.u64(dpc + _DPC_CONTEXT),
-                memory.u64(dpc + _DPC_ARGUMENT1),
-                memory.u64(dpc + _DPC_ARGUMENT2),
-            )
-            if kernel.irql != DISPATCH_LEVEL:
-                raise Bugcheck(0xC8, kernel.irql, DISPATCH_LEVEL, reason="a DPC returned at another IRQL")
+            self._run_dpc(self.state.dpcs.pop(0))
         kernel.irql = before
 
-    def _set_pending(self, *, pending: bool) -> None:
+    def _run_dpc(self, dpc: int) -> None:
+        kernel = self._kernel
+        memory, thread = kernel.mem, kernel.current_thread
+        routine = memory.u64(dpc + _DPC_ROUTINE)
+        of_timer = dpc in self.state.of_timers
+        self.state.of_timers.discard(dpc)
+        apcs = kernel.threads.apc_state(thread)
+        self._set_flag(IN_DPC, on=True)
+        kernel.call(
+            routine, dpc, memory.u64(dpc + _DPC_CONTEXT), memory.u64(dpc + _DPC_ARGUMENT1),
+            memory.u64(dpc + _DPC_ARGUMENT2),
+        )  # fmt: skip
+        self._set_flag(IN_DPC, on=False)
+        if kernel.irql != DISPATCH_LEVEL:
+            raise wrong_irql_after(routine, kernel.irql, DISPATCH_LEVEL, "a DPC")
+        after = kernel.threads.apc_state(thread)
+        if after != apcs:
+            counts = [int.from_bytes(state[:4], "little", signed=True) for state in (apcs, after)]
+            raise Bugcheck(
+                0xC7, 5 if of_timer else 4, routine, counts[0] & 0xFFFFFFFF, counts[1] & 0xFFFFFFFF,
+                reason="a DPC entered or left a critical or guarded region", rip=routine,
+            )  # fmt: skip
+
+    def _set_flag(self, flag: int, *, on: bool) -> None:
         flags = self._kernel.pcr_u8(PCR_SLOW_IRQL)
-        flags = flags | DPC_PENDING if pending else flags & ~DPC_PENDING
+        flags = flags | flag if on else flags & ~flag
         self._kernel.set_pcr_bytes(PCR_SLOW_IRQL, bytes([flags]))
 
-    def inside(self, first: int, size: int) -> list[int]:
-        """Armed timers and queued DPCs that lie in a range of memory: what must not be there when it goes away."""
-        return [a for a in (*self.state.armed, *self.state.dpcs) if first <= a < first + size]
+    def check_gone(self, first: int, size: int) -> None:
+        """No armed timer and no queued DPC may lie in memory that goes away. Raises Bugcheck 0xC7."""
+        for kind, name, addresses in ((0, "an armed timer", self.state.armed), (1, "a queued DPC", self.state.dpcs)):
+            for address in addresses:
+                if first <= address < first + size:
+                    raise Bugcheck(
+                        0xC7, kind, address, first, first + size,
+                        reason=f"memory that holds {name}, 0x{address:X}, was freed or unloaded",
+                    )  # fmt: skip
+        for timer in self.state.armed.values():
+            routine = self._kernel.mem.u64(timer.dpc + _DPC_ROUTINE) if timer.dpc else 0
+            if first <= routine < first + size:
+                raise Bugcheck(
+                    0xC7, 2, routine, first, first + size,
+                    reason=f"a timer is armed whose DPC routine 0x{routine:X} was unloaded",
+                )  # fmt: skip
 
 
 def due_time(kernel: Kernel, value: int) -> int:
@@ -168,7 +197,9 @@ def ke_initialize_timer(kernel: Kernel, timer: int) -> None:
 def ke_initialize_timer_ex(kernel: Kernel, timer: int, kind: int) -> None:
     """Microsoft Learn, KeInitializeTimerEx."""
     if timer in kernel.timers.state.armed:
-        raise Bugcheck(0xC7, 0, timer, reason="an armed timer is initialised again")
+        raise Bugcheck(
+            0xC7, 0, timer, timer, timer + _TIMER_SIZE, reason=f"timer 0x{timer:X} is initialised while it is armed"
+        )
     kernel.mem.write(timer, bytes(_TIMER_SIZE))
     kernel.mem.set_u8(timer, TIMER_SYNCHRONIZATION if kind else TIMER_NOTIFICATION)
     kernel.mem.set_u64(timer + 8, timer + 8)

@@ -16,6 +16,7 @@ extern void HostLowerIrql(uint8_t irql, uint64_t caller);
 extern uint8_t HostAcquireSpinLock(volatile uint64_t *lock, uint8_t raise, uint64_t caller);
 extern void HostReleaseSpinLock(volatile uint64_t *lock, uint8_t irql, uint64_t caller);
 
+#define STAY 0xFF /* a release that leaves IRQL alone */
 #define CALLER ((uint64_t)__builtin_return_address(0))
 
 static inline int take(volatile uint64_t *lock, uint64_t caller)
@@ -69,7 +70,7 @@ EXPORT uint8_t KeGetCurrentIrql(void)
 EXPORT uint8_t KfRaiseIrql(uint8_t irql)
 {
     uint8_t old = CURRENT_IRQL;
-    if (irql < old || SLOW_IRQL) {
+    if (irql < old || irql > HIGH_LEVEL || SLOW_IRQL) {
         return HostRaiseIrql(irql, CALLER);
     }
     CURRENT_IRQL = irql;
@@ -115,7 +116,7 @@ EXPORT void KeAcquireSpinLockAtDpcLevel(volatile uint64_t *lock)
 EXPORT void KeReleaseSpinLockFromDpcLevel(volatile uint64_t *lock)
 {
     if (CURRENT_IRQL < DISPATCH_LEVEL || !drop(lock)) {
-        HostReleaseSpinLock(lock, CURRENT_IRQL, CALLER);
+        HostReleaseSpinLock(lock, STAY, CALLER);
     }
 }
 
@@ -161,7 +162,7 @@ EXPORT void KeAcquireInStackQueuedSpinLockAtDpcLevel(volatile uint64_t *lock, qu
 EXPORT void KeReleaseInStackQueuedSpinLockFromDpcLevel(queue_handle *handle)
 {
     if (CURRENT_IRQL < DISPATCH_LEVEL || !drop(handle->lock)) {
-        HostReleaseSpinLock(handle->lock, CURRENT_IRQL, CALLER);
+        HostReleaseSpinLock(handle->lock, STAY, CALLER);
     }
 }
 

@@ -16,7 +16,7 @@ _Static_assert(sizeof(fast_mutex) == 0x38, "FAST_MUTEX, wdm.h");
 _Static_assert(offsetof(fast_mutex, old_irql) == 0x30, "FAST_MUTEX, wdm.h");
 
 extern uint8_t HostRaiseIrql(uint8_t irql, uint64_t caller);
-extern void HostAcquireFastMutexUnsafe(fast_mutex *mutex);
+extern void HostAcquireFastMutex(fast_mutex *mutex, uint8_t irql);
 extern void HostReleaseFastMutex(fast_mutex *mutex);
 extern KIRQL KfRaiseIrql(KIRQL irql);
 extern void KeLowerIrql(KIRQL irql);
@@ -27,7 +27,7 @@ static inline void own(fast_mutex *mutex, uint8_t old)
         mutex->count = 0;
         mutex->owner = PCR_CELL(uint64_t, PCR_CURRENT_THREAD);
     } else {
-        HostAcquireFastMutexUnsafe(mutex);
+        HostAcquireFastMutex(mutex, PASSIVE_LEVEL);
     }
     mutex->old_irql = old;
 }
@@ -36,7 +36,7 @@ EXPORT void ExAcquireFastMutex(fast_mutex *mutex)
 {
     uint8_t old = CURRENT_IRQL;
     if (old > APC_LEVEL) {
-        HostAcquireFastMutexUnsafe(mutex); /* bugchecks: called above APC_LEVEL */
+        HostAcquireFastMutex(mutex, old);
     }
     CURRENT_IRQL = APC_LEVEL;
     own(mutex, old);
