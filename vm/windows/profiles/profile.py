@@ -13,7 +13,9 @@ from vm.windows.strict import Place, choice, flag, part, read, text, texts, whol
 NAME_PATTERN: Final = r"[a-z0-9][a-z0-9-]{0,39}"
 NAME_HINT: Final = "at most 40 small letters, digits and hyphens"
 
-_LINE: Final = r"[^\x00-\x1f\x7f]{1,200}"
+# What XML can hold on one line.
+_CHARACTER: Final = r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]"
+_LINE: Final = rf"{_CHARACTER}{{1,200}}"
 _LOCALE: Final = r"[a-z]{2,3}(?:-[A-Z][a-z]{3})?-[A-Z]{2}"
 # Characters that no local account may have (Microsoft-Windows-Shell-Setup | LocalAccount | Name); 20 at most.
 _ACCOUNT: Final = r"[A-Za-z][A-Za-z0-9_-]{0,19}"
@@ -158,7 +160,7 @@ class Answers:
     computer_name: str = text(
         r"(?!\d+$)[A-Za-z0-9][A-Za-z0-9-]{0,13}[A-Za-z0-9]", "2 to 15 letters, digits and hyphens"
     )
-    organization: str = text(_LINE, "a line of text", default="ntproof")
+    organization: str = text(rf"{_CHARACTER}{{1,63}}", "a line of at most 63 characters", default="ntproof")
     administrator: str = text(_ACCOUNT, "at most 20 letters, digits, _ and -", default="ntproof-admin")
     standard_user: str = text(_ACCOUNT, "at most 20 letters, digits, _ and -", default="ntproof-user")
     product_key: str | None = text(

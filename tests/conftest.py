@@ -1,0 +1,30 @@
+"""Golden files for every test: compared, or written again with --regenerate."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--regenerate", action="store_true", help="write golden files again instead of comparing with them"
+    )
+
+
+@pytest.fixture
+def golden(request):
+    """Compare a text with a golden file, or write the file with --regenerate."""
+
+    def compare(path: Path, text: str) -> None:
+        if request.config.getoption("--regenerate"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert path.is_file(), f"{path.name} is missing; make it with: pytest --regenerate {request.node.nodeid}"
+        expected = path.read_text(encoding="utf-8")
+        difference = difflib.unified_diff(expected.splitlines(), text.splitlines(), path.name, "now", lineterm="")
+        assert text == expected, "\n".join([*difference, "if that is meant, run pytest with --regenerate"])
+
+    return compare

@@ -1,0 +1,98 @@
+"""Tests of the scripts that set a guest up: PowerShell 5.1 reads them, and a fresh Windows has what they call."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.powershell.scripts import FreshWindows, calls, complaints, functions
+
+FOLDER = Path(str(resources.files("vm.windows.images") / "setup"))
+SCRIPTS = sorted(FOLDER.rglob("*.ps1"))
+WINDOWS = FreshWindows.load()
+COMMON = functions((FOLDER / "common.ps1").read_bytes())
+
+
+def test_there_are_scripts_to_read():
+    assert len(SCRIPTS) > 8
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_windows_powershell_5_1_reads_the_script(script):
+    assert complaints(script.read_bytes()) == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_the_script_calls_only_what_a_fresh_windows_has(script):
+    source = script.read_bytes()
+
+    assert WINDOWS.complaints(source, {**COMMON, **functions(source)}) == []
+
+
+def test_every_command_and_parameter_of_the_table_is_used():
+    used = {}
+    for script in SCRIPTS:
+        for call in calls(script.read_bytes()):
+            used.setdefault(call.name, set()).update(call.parameters)
+
+    assert {name for name in WINDOWS.commands if name not in used} == set()
+    unused = {name: known - used[name] for name, known in WINDOWS.commands.items() if known - used[name]}
+    assert unused == {}
+
+
+@pytest.mark.parametrize("script", sorted((FOLDER / "steps").glob("*.ps1")), ids=lambda script: script.name)
+def test_a_step_takes_its_values_from_the_data_alone(script):
+    text = script.read_text(encoding="ascii")
+
+    assert re.match(r"\d\d-[a-z]+\.ps1", script.name)
+    assert "[psobject] $Data" in text
+    assert not re.search(r"Invoke-Expression|\biex\b|\[scriptblock\]::Create|-EncodedCommand", text, re.IGNORECASE)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "$a = $b ? 1 : 2",
+        "$a = $b ?? 1",
+        "$a ??= 1",
+        "$x = ${a}?.b",
+        "$x = ${a}?[0]",
+        "Get-Date && Get-Date",
+        "Get-Date || Get-Date",
+        "1, 2 | ForEach-Object -Parallel { 1 }",
+        "function f { clean { 1 } }",
+        "Get-Date &",
+        '"`u{1F600}"',
+        '"`e[0m"',
+        "'{}' | ConvertFrom-Json -AsHashtable",
+        "$x = 'caf\u00e9'",
+        "$x = 0b101",
+        "if (",
+    ],
+)
+def test_what_windows_powershell_5_1_does_not_read_is_found(line):
+    assert complaints(line.encode())
+
+
+@pytest.mark.parametrize("line", ['"``u"', "'`u{1F600}'", "if ($a -and $b) { 'x' } else { 'y' }", "1..3 | Out-Null"])
+def test_what_windows_powershell_5_1_reads_is_left_alone(line):
+    assert complaints(line.encode()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("Get-Thing", "Get-Thing is no command"),
+        ("1 | % { $_ }", "% is no command"),
+        ("Get-ChildItem -Colour red", "no parameter Colour"),
+        ("$t = @{ Colour = 1 }; Get-ChildItem @t", "no parameter Colour"),
+        ("Invoke-Program -Name 'reg.exe'", "reg.exe is no program"),
+        ("Invoke-Program -Name $name", "is no program"),
+        ("Start-Service (Get-Thing)", "Get-Thing is no command"),
+    ],
+)
+def test_a_call_of_what_windows_does_not_have_is_found(line, complaint):
+    assert [found for found in WINDOWS.complaints(line.encode(), COMMON) if complaint in found]

@@ -1,0 +1,38 @@
+# The OpenSSH server, with host keys that are made here.
+
+[CmdletBinding()]
+param(
+    [Parameter(Mandatory = $true)]
+    [psobject] $Data
+)
+
+function Test-Server {
+    $null -ne (Get-Service -Name 'sshd' -ErrorAction SilentlyContinue)
+}
+
+if (-not (Test-Server)) {
+    if ($Data.openssh -eq 'inbox') {
+        throw 'the profile says that Windows brings the OpenSSH server, but there is no service sshd'
+    }
+    if ($Data.openssh_package) {
+        $package = Join-Path -Path (Split-Path -Path $PSScriptRoot -Parent) -ChildPath $Data.openssh_package
+        # 3010: done, a restart is due, which the end of the set-up is. PowerShell waits for this windowed program,
+        # because its output is read.
+        Invoke-Program -Name 'msiexec.exe' -Arguments '/i', $package, '/quiet', '/norestart' -Expected 0, 3010 | Out-Null
+    }
+    else {
+        Add-WindowsCapability -Online -Name 'OpenSSH.Server~~~~0.0.1.0' | Out-Null
+    }
+}
+if (-not (Test-Server)) {
+    throw 'the OpenSSH server was not installed; give its package to the build with --openssh'
+}
+
+Set-Service -Name 'sshd' -StartupType Automatic
+Start-Service -Name 'sshd'
+$public = Join-Path -Path $env:ProgramData -ChildPath 'ssh\ssh_host_ed25519_key.pub'
+$fields = (Get-Content -LiteralPath $public -Raw).Trim().Split(' ')
+
+@{
+    ssh_host_key = '{0} {1}' -f $fields[0], $fields[1]
+}
