@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -16,13 +16,14 @@ from vm.emulated import memory_faults, seh, special_instructions, stubs
 from vm.emulated.engine import FILL_FETCH, FILL_WRITE, RIP, RSP, Engine
 from vm.emulated.exports import Export, decode
 from vm.emulated.faults import STATUS_ACCESS_VIOLATION, Bugcheck, KernelEvent, NtException, PageFault, Site
-from vm.emulated.layout import PCR, PCR_IRQL, PCR_SLOW_IRQL, TRAP_PAGE
+from vm.emulated.layout import PCR, PCR_IRQL, PCR_SLOW_IRQL, STUBS, STUBS_SIZE, TRAP_PAGE
 from vm.emulated.memory import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, EXECUTE, PAGEABLE, READ, WRITE
 from vm.emulated.ntstatus import NtStatusError
 
 if TYPE_CHECKING:
     from vm.emulated.image import LoadedImage
     from vm.emulated.kernel import Kernel
+    from vm.emulated.pe import SpecialInstruction
     from vm.emulated.threads import WaitBlock
 
 _TRAP = struct.Struct("<QQQQQI")
@@ -32,6 +33,11 @@ _MASK = (1 << 64) - 1
 _RIGHT_OF = {FILL_WRITE: WRITE, FILL_FETCH: EXECUTE}
 _ACCESS_OF = {FILL_WRITE: ACCESS_WRITE, FILL_FETCH: ACCESS_EXECUTE}
 _DISPATCH_LEVEL: Final = 2
+
+_NO_DEVICE = 0xFFFFFFFF
+"""What a driver reads from an I/O port: nothing answers on this machine's bus."""
+_LAST_TRAP = 0xFFFFFF
+"""A larger trap number was handled already: the IN instruction is the driver's own."""
 
 MAXIMUM_CALL_DEPTH = 48
 """Driver code calling an export that calls driver code again, and so on."""
@@ -93,6 +99,7 @@ class Cpu:
         self._counters = self.engine.counters
         self.block_budget = kernel.options.block_budget
         self.engine.counters.block_limit = self.block_budget
+        self.engine.counters.stubs_begin, self.engine.counters.stubs_end = STUBS, STUBS + STUBS_SIZE
         self._handlers: list[Callable[[], int | None]] = []
         self._frame = _Frame()
         self._depth = 0
@@ -100,7 +107,10 @@ class Cpu:
         self._fault: tuple[int, int, str] | None = None
         self._irql_at = kernel.pcr_offset + PCR_IRQL
         self._slow_at = kernel.pcr_offset + PCR_SLOW_IRQL
-        self.pageable_cached = False
+        self._taken_at = self.page + stubs.INDEX + 3
+        self._special: dict[int, SpecialInstruction] = {}
+        self._hooked: set[int] = set()
+        self._at_rest = self.engine.save()
 
     # Binding
 
@@ -293,11 +303,11 @@ class Cpu:
 
     # Hooks: they may not raise
 
-    def _on_trap(self, port: int) -> None:
-        if port != stubs.TRAP_PORT:
-            self._stop_with(NtException(seh.STATUS_PRIVILEGED_INSTRUCTION, rip=self.engine.read(RIP)))
-            return
+    def _on_trap(self, port: int) -> int:
         a, b, c, d, rsp, index = _TRAP.unpack_from(self._arena, self.page)
+        if port != stubs.TRAP_PORT or index > _LAST_TRAP:
+            return _NO_DEVICE
+        self._arena[self._taken_at] = 0xFF
         self._frame = _Frame((a, b, c, d), rsp, index)
         try:
             result = self._handlers[index]()
@@ -313,6 +323,7 @@ class Cpu:
             self._stop_with(event)
         else:
             _U64.pack_into(self._arena, self.page + stubs.RESULT, (result or 0) & _MASK)
+        return 0
 
     def _stop_with(self, event: BaseException) -> None:
         self._event = event
@@ -330,7 +341,6 @@ class Cpu:
             if self._arena[self._irql_at] >= _DISPATCH_LEVEL:
                 self._fault = (address, _ACCESS_OF.get(access, ACCESS_READ), "pageable memory at raised IRQL")
                 return 0
-            self.pageable_cached = True
             self._arena[self._slow_at] |= 1
         return entry
 
@@ -341,8 +351,7 @@ class Cpu:
 
     def irql_was_raised(self) -> None:
         """Forget cached translations of pageable memory; called when IRQL reaches DISPATCH_LEVEL."""
-        if self.pageable_cached:
-            self.pageable_cached = False
+        if self._arena[self._slow_at] & 1:
             self._arena[self._slow_at] &= ~1 & 0xFF
             self.engine.flush_tlb()
 
@@ -365,15 +374,33 @@ class Cpu:
 
     def initialise_registers(self) -> None:
         """Registers of a processor at rest in kernel mode: gs points at the processor control region."""
-        self.engine.set_registers([0] * 16)
+        self.engine.load(self._at_rest)
         self.engine.set_gs_base(PCR)
         self.engine.flush_tlb()
 
     def hook_special_instructions(self, loaded: LoadedImage) -> None:
-        """Take over the instructions that the emulator gets wrong."""
+        """Take over the instructions of an image that the emulator gets wrong."""
         for address, instruction in loaded.special_instructions():
-            emulate = functools.partial(special_instructions.emulate, self._kernel, address, instruction)
-            self.engine.hook_code(address, emulate)
+            self._special[address] = instruction
+            if address not in self._hooked:
+                self._hooked.add(address)
+                self.engine.hook_code(address, functools.partial(self._on_special, address))
+
+    def forget_code(self, images: Iterable[LoadedImage]) -> None:
+        """Forget every translated block; `images` are what is loaded from now on."""
+        self._special.clear()
+        for loaded in images:
+            self.hook_special_instructions(loaded)
+        self.engine.flush_code()
+
+    def _on_special(self, address: int) -> None:
+        instruction = self._special.get(address)
+        if instruction is None:
+            return  # another image lies there now
+        try:
+            special_instructions.emulate(self._kernel, address, instruction)
+        except KernelEvent as event:
+            self._stop_with(event)
 
     def close(self) -> None:
         """Release the emulator."""

@@ -62,7 +62,7 @@ class Engine:
 
     Args:
         memory: guest memory; its page table answers TLB misses.
-        on_trap: called with the port number at each IN instruction.
+        on_trap: called with the port number at each IN instruction; returns what it reads.
         on_fill: called with address and access kind at a TLB miss; returns a page table entry, or 0 to refuse.
         on_interrupt: called with the vector of a software interrupt or exception; the engine is stopped after it.
     """
@@ -71,7 +71,7 @@ class Engine:
         self,
         memory: Memory,
         *,
-        on_trap: Callable[[int], None],
+        on_trap: Callable[[int], int],
         on_fill: Callable[[int, int], int],
         on_interrupt: Callable[[int], None],
     ) -> None:
@@ -87,8 +87,7 @@ class Engine:
         self._callbacks: list[object] = []
 
         def trap(_engine: object, port: int, _size: int, _context: object) -> int:
-            on_trap(port)
-            return 0
+            return on_trap(port)
 
         def fill(_engine: object, address: int, access: int, entry: ctypes._Pointer[uc_tlb_entry], _c: object) -> bool:
             page = on_fill(address, access)

@@ -143,6 +143,7 @@ class Kernel:
         self.ps = ProcessManager(self)
         self.notify = NotifyRoutines(self)
         self._stubs: dict[str, int] = {}
+        self._translated: set[tuple[int, int, int]] = set()
         self.guest = guest_image.load(self, self._resolve_for_guest)
         self.io = IoManager(self)
         self.files = Files(self)
@@ -233,14 +234,23 @@ class Kernel:
         self.state.next_base += (loaded.size + 0xFFFFF) & -0x100000
         self.state.images.append(loaded)
         self.cpu.hook_special_instructions(loaded)
+        self._translated.add(self._place_of(loaded))
         return loaded
+
+    def _place_of(self, loaded: image.LoadedImage) -> tuple[int, int, int]:
+        """What tells whether code translated for an image is still right: the image, its base, its physical memory."""
+        return id(loaded.image), loaded.base, self.mem.arena_pages(loaded.base, 1)[0]
+
+    def _forget_code(self) -> None:
+        self.cpu.forget_code(self.state.images)
+        self._translated = {self._place_of(loaded) for loaded in self.state.images}
 
     def unload_image(self, loaded: image.LoadedImage) -> None:
         """Unmap a driver image."""
         loaded.unload(self)
         self.state.images.remove(loaded)
         self.state.unloaded.append((loaded.name, loaded.base, loaded.size))
-        self.cpu.engine.flush_code()
+        self._forget_code()
 
     def image_at(self, address: int) -> image.LoadedImage | None:
         """The loaded image, driver or kernel, that holds an address."""
@@ -334,6 +344,13 @@ class Kernel:
         self.cpu.abandon()
         self.cpu.initialise_registers()
         self.threads.enter_foreground()
+        places = {self._place_of(loaded) for loaded in self.state.images}
+        if self._translated - places:
+            self._forget_code()
+        elif self._translated != places:
+            self._translated = places
+            for loaded in self.state.images:
+                self.cpu.hook_special_instructions(loaded)
 
     def close(self) -> None:
         """Release the machine's memory."""

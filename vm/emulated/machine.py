@@ -6,6 +6,7 @@ ready, and turns the kernel's events into the errors of vm.errors.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ ERROR_INVALID_PARAMETER = 87
 
 AGENT_IMAGE = "C:\\Windows\\System32\\services.exe"
 _FAILURES = {ImageKind.REQUIRES_ELEVATION: 0xC000042C, ImageKind.INVALID: 0xC000007B}
+_CLOSED = "the machine was closed; make a new one"
 PROFILES = ("observed", "documented")
 STOPPING = (Bugcheck, MissingImport, BudgetExceeded, Deadlock, PageFault)
 """Events after which the machine does not go on."""
@@ -85,12 +87,44 @@ class UserMode:
         return thread
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EmulatedCheckpoint:
     """A whole emulated machine at rest."""
 
     kernel: KernelCheckpoint
-    machine: int
+    history: History
+
+
+class History:
+    """Which handles exist: those of the present line of events, up to where it left each line that it came from.
+
+    A restore starts a new line. A moment is a line and a serial number on it.
+    """
+
+    def __init__(self, line: int = 0, origins: Mapping[int, int] | None = None) -> None:
+        self.line = line
+        self.serial = 0
+        self.origins = dict(origins or {})
+
+    def now(self) -> tuple[int, int]:
+        """A new moment."""
+        self.serial += 1
+        return self.line, self.serial
+
+    def includes(self, moment: tuple[int, int]) -> bool:
+        """True when this history passed through a moment."""
+        line, serial = moment
+        return serial <= (self.serial if line == self.line else self.origins.get(line, -1))
+
+    def copy(self) -> History:
+        """This history as it is now."""
+        copied = History(self.line, self.origins)
+        copied.serial = self.serial
+        return copied
+
+    def branch(self, line: int) -> History:
+        """A new line that starts here."""
+        return History(line, {**self.origins, self.line: self.serial})
 
 
 class _UserCall:
@@ -136,7 +170,9 @@ class EmulatedMachine:
         self._crash: CrashReport | None = None
         self._stopped: DriverFault | None = None
         self._closed = False
-        self._generation = 0
+        self._history = History()
+        self._lines = 0
+        self._checkpoints: weakref.WeakSet[EmulatedCheckpoint] = weakref.WeakSet()
 
     # What it is
 
@@ -174,15 +210,18 @@ class EmulatedMachine:
 
     def enter(self) -> Kernel:
         """Enter the kernel on the agent's thread. Raises what stopped the machine, if something has."""
-        if self._stopped is not None:
-            raise self._stopped
-        if self._closed:
-            raise MachineConfigurationError("the machine was closed; make a new one")
+        self._check_usable()
         kernel = self.kernel
         kernel.clock.advance()
         kernel.threads.set_current(self._user.thread())
         kernel.timers.expire()
         return kernel
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise MachineConfigurationError(_CLOSED)
+        if self._stopped is not None:
+            raise self._stopped
 
     def leave(self) -> None:
         """Run what became ready, before the program goes on."""
@@ -382,23 +421,27 @@ class EmulatedMachine:
 
     def checkpoint(self) -> EmulatedCheckpoint:
         """Remember the whole machine's state."""
-        if self._stopped is not None:
-            raise self._stopped
-        return EmulatedCheckpoint(self.kernel.checkpoint(), id(self))
+        self._check_usable()
+        made = EmulatedCheckpoint(self.kernel.checkpoint(), self._history.copy())
+        self._checkpoints.add(made)
+        return made
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to a remembered state of this machine."""
-        if not isinstance(checkpoint, EmulatedCheckpoint) or checkpoint.machine != id(self):
+        if self._closed:
+            raise MachineConfigurationError(_CLOSED)
+        if not isinstance(checkpoint, EmulatedCheckpoint) or checkpoint not in self._checkpoints:
             raise MachineConfigurationError("a checkpoint can only be restored on the machine that made it")
         self.kernel.restore(checkpoint.kernel)
         self._crash = None
         self._stopped = None
-        self._generation += 1
+        self._lines += 1
+        self._history = checkpoint.history.branch(self._lines)
 
     @property
-    def generation(self) -> int:
-        """Counts restores; handles of an earlier generation are void."""
-        return self._generation
+    def history(self) -> History:
+        """Tells which handles exist: a restore takes back what was opened since."""
+        return self._history
 
     def close(self) -> None:
         """Give the machine up."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vm.emulated.pe import SpecialInstruction
 
 _CARRY = 1
+_GENERAL = {name: index for index, name in enumerate("rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split())}
 _CYCLES_PER_UNIT = 300
 """A 3 GHz time stamp counter: 300 cycles in 100 ns."""
 
@@ -37,7 +38,11 @@ def emulate(kernel: Kernel, address: int, instruction: SpecialInstruction) -> No
             if source == "cr8":
                 engine.write(_register(target), kernel.irql)
             else:
-                set_irql(kernel, engine.read(_register(source)) & 0xF)
+                registers, flags = engine.registers(), engine.read(x86_const.UC_X86_REG_EFLAGS)
+                set_irql(kernel, registers[_GENERAL[source]] & 0xF)
+                # A DPC that waited has run inside the instruction.
+                engine.set_registers(registers)
+                engine.write(x86_const.UC_X86_REG_EFLAGS, flags)
         case "rdtsc" | "rdtscp":
             cycles = kernel.clock.interrupt_time() * _CYCLES_PER_UNIT
             engine.write(x86_const.UC_X86_REG_RAX, cycles & 0xFFFFFFFF)

@@ -31,12 +31,13 @@ class EmulatedRequest:
         self._kernel_request = request
         self._call = call
         self._path = path
-        self._generation = machine.generation
+        self._made = machine.history.now()
 
     def _request(self) -> Request:
-        if self._machine.generation != self._generation:
+        if not self._machine.history.includes(self._made):
             raise win32_error(ERROR_INVALID_HANDLE, self._call, detail="the machine was restored since")
-        return self._kernel_request
+        # A restore brings the request back as it was then; one that was done at once is not kept.
+        return self._machine.kernel.io.state.requests.get(self._kernel_request.id, self._kernel_request)
 
     @property
     def done(self) -> bool:
@@ -79,10 +80,10 @@ class EmulatedHandle:
         self._machine = machine
         self._number: int | None = number
         self._path = path
-        self._generation = machine.generation
+        self._opened = machine.history.now()
 
     def _handle(self, call: str) -> int:
-        if self._number is None or self._machine.generation != self._generation:
+        if self._number is None or not self._machine.history.includes(self._opened):
             raise win32_error(ERROR_INVALID_HANDLE, call, detail=f"the handle of {self._path} was closed")
         return self._number
 
@@ -132,7 +133,7 @@ class EmulatedHandle:
 
     def close(self) -> None:
         """CloseHandle; closing twice does nothing."""
-        if self._number is None or self._machine.generation != self._generation:
+        if self._number is None or not self._machine.history.includes(self._opened):
             self._number = None
             return
         number, self._number = self._number, None

@@ -10,7 +10,11 @@ typedef struct {
     uint64_t stopped_at;   /* address of the block that hit the limit, else 0 */
     uint64_t instructions; /* instructions executed while counting */
     int (*stop)(void *engine);
+    uint64_t stubs_begin;  /* import stubs: leaving the guest costs as much time as many blocks */
+    uint64_t stubs_end;
 } counters;
+
+#define STUB_COST 32
 
 #define HOOK __attribute__((visibility("default")))
 
@@ -18,7 +22,8 @@ HOOK void on_block(void *engine, uint64_t address, uint32_t size, void *context)
 {
     counters *state = context;
     (void)size;
-    if (++state->blocks >= state->block_limit) {
+    state->blocks += address >= state->stubs_begin && address < state->stubs_end ? STUB_COST : 1;
+    if (state->blocks >= state->block_limit) {
         state->stopped_at = address;
         state->stop(engine);
     }

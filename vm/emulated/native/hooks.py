@@ -23,6 +23,8 @@ class Counters(ctypes.Structure):
         ("stopped_at", ctypes.c_uint64),
         ("instructions", ctypes.c_uint64),
         ("stop", ctypes.c_void_p),
+        ("stubs_begin", ctypes.c_uint64),
+        ("stubs_end", ctypes.c_uint64),
     )
 
     blocks: int
@@ -30,6 +32,8 @@ class Counters(ctypes.Structure):
     stopped_at: int
     instructions: int
     stop: int | None
+    stubs_begin: int
+    stubs_end: int
 
 
 @functools.cache
