@@ -134,11 +134,11 @@ def merge(tables: Iterable[ExportTable]) -> ExportTable:
     """One table of all; a name declared by two subsystems is a programming error."""
     merged = ExportTable()
     for table in tables:
-        for source, target in ((table.functions, merged.functions), (table.data, merged.data)):
-            both = source.keys() & target.keys()
-            if both:
-                raise ValueError(f"exports declared twice: {', '.join(sorted(both))}")
-            target.update(source)  # type: ignore[attr-defined]
+        both = (table.functions.keys() & merged.functions.keys()) | (table.data.keys() & merged.data.keys())
+        if both:
+            raise ValueError(f"exports declared twice: {', '.join(sorted(both))}")
+        merged.functions.update(table.functions)
+        merged.data.update(table.data)
     return merged
 
 

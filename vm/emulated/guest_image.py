@@ -44,10 +44,11 @@ def file(host_functions: frozenset[str]) -> Path:
     sources = sorted(_FOLDER.glob("*.c"))
     definition = "LIBRARY host.dll\nEXPORTS\n" + "".join(f"{name}\n" for name in sorted(host_functions))
     definition_file = _write_definition(definition)
-    steps = [
-        (*_COMPILER, f"-I{_FOLDER}", "-isystem", str(compiler_headers()), str(source), "-o", "{tmp}/" + source.stem + ".obj") for source in sources
-    ]
     objects = ["{tmp}/" + source.stem + ".obj" for source in sources]
+    include = (f"-I{_FOLDER}", "-isystem", str(compiler_headers()))
+    steps: list[tuple[str, ...]] = [
+        (*_COMPILER, *include, str(source), "-o", target) for source, target in zip(sources, objects, strict=True)
+    ]
     steps += [
         ("dlltool", "-m", "i386:x86-64", "-d", str(definition_file), "-l", "{tmp}/host.lib"),
         (

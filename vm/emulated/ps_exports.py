@@ -29,7 +29,13 @@ _IMAGE_FILE_NAME_LENGTH = 15
 _PROCESS_BASIC_INFORMATION = 0
 _PROCESS_IMAGE_FILE_NAME = 27
 
-EXPORTS.variable("PsInitialSystemProcess", lambda kernel: struct.pack("<Q", kernel.ps.process(SYSTEM_PID).object))
+
+
+def _system_process(kernel: Kernel) -> bytes:
+    return struct.pack("<Q", kernel.ps.process(SYSTEM_PID).object)
+
+
+EXPORTS.variable("PsInitialSystemProcess", _system_process)
 
 
 def device_path(kernel: Kernel, process: Process) -> str:
