@@ -38,6 +38,7 @@ from vm.machine import (
 ERROR_FILE_NOT_FOUND = 2
 ERROR_PATH_NOT_FOUND = 3
 ERROR_INVALID_PARAMETER = 87
+ERROR_FILENAME_EXCED_RANGE = 206
 
 AGENT_IMAGE = "C:\\Windows\\System32\\services.exe"
 _FAILURES = {ImageKind.REQUIRES_ELEVATION: 0xC000042C, ImageKind.INVALID: 0xC000007B}
@@ -93,6 +94,11 @@ class EmulatedCheckpoint:
 
     kernel: KernelCheckpoint
     history: History
+
+
+def _too_long(text: str | None) -> bool:
+    """More than a UNICODE_STRING can hold: 32,767 units (Microsoft Learn, CreateProcessW)."""
+    return text is not None and len(text.encode("utf-16-le", "surrogatepass")) > 0xFFFE
 
 
 class History:
@@ -323,11 +329,15 @@ class EmulatedMachine:
             parent = self._running(request.parent or creator.pid, "CreateProcessW")
             files = kernel.files
             kind = files.kind(request.image)
-            if kind is None:
+            code = 0
+            if _too_long(request.command_line) or _too_long(files.open_name(request.image)):
+                code = ERROR_FILENAME_EXCED_RANGE
+            elif kind is None:
                 code = ERROR_FILE_NOT_FOUND if files.folder_exists(request.image) else ERROR_PATH_NOT_FOUND
+            if code or kind is None:
                 return LaunchResult(
-                    None, None, parent.pid, creator.pid, self._thread_of(kernel, creator).tid, files.open_name(request.image),
-                    request.command_line, code, notified=False,
+                    None, None, parent.pid, creator.pid, self._thread_of(kernel, creator).tid,
+                    files.open_name(request.image), request.command_line, code, notified=False,
                 )  # fmt: skip
             process = kernel.ps.new_process(
                 files.open_name(request.image),
