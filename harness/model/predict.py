@@ -48,7 +48,7 @@ class ExpectedExit:
 
     Attributes:
         status: the exit status to be reported; None when ground truth does not tell it.
-        may_be_late: it may come after the call that caused it has returned (docs/reference/process-notify.md section 3).
+        may_be_late: it may come after the call that caused it has returned (process-notify.md section 3).
         tolerance: the row that makes the notification optional, else None.
     """
 

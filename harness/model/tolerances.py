@@ -1,7 +1,7 @@
 """Where Windows' documentation and observed behaviour disagree and the model accepts both.
 
-Each entry is a row of docs/reference/process-notify.md whose evidence says "accept both". There is no other tolerance in
-the model. A verdict counts how often each row was used.
+Each entry is a row of docs/reference/process-notify.md whose evidence says "accept both"; the model has no other
+tolerance. A verdict counts how often each row was used.
 """
 
 from __future__ import annotations
