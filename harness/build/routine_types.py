@@ -34,7 +34,7 @@ def check_routine_types(path: Path) -> list[Finding]:
     """Unload routines that return a value (wdm.h documentation: DRIVER_UNLOAD returns VOID).
 
     An unload routine is known by its one argument, the driver object, and by its address being taken: Windows has no
-    other callback with that argument alone, and a helper of the driver's own is called and not stored.
+    other callback with that argument alone, and a function of the driver's own is called and not stored.
 
     Args:
         path: the ``.sys``; its DWARF is in the twin ``<path>.dwarf`` or in the image itself.

@@ -24,7 +24,7 @@ WRONG = f"NTSTATUS NTAPI Unload(PDRIVER_OBJECT);\n{LOCAL.removeprefix('static ')
 ASSIGNED = "    DriverObject->DriverUnload = (PDRIVER_UNLOAD)(PVOID)Unload;\n"
 TABLE = "static PVOID const volatile Routines[] = {(PVOID)DriverEntry, (PVOID)Unload};\n"
 FROM_TABLE = "    DriverObject->DriverUnload = (PDRIVER_UNLOAD)Routines[1];\n"
-HELPER = (
+FUNCTION = (
     "static DECLSPEC_NOINLINE NTSTATUS Prepare(PDRIVER_OBJECT DriverObject)\n"
     "{ return DriverObject->Size + Count++; }\n"
 )
@@ -64,8 +64,8 @@ def test_a_void_unload_routine_is_right(build):
     assert check_routine_types(build(RIGHT, ASSIGNED).image) == []
 
 
-def test_a_helper_that_is_called_may_return_what_it_likes(build):
-    assert check_routine_types(build(RIGHT + HELPER, ASSIGNED + CALLED).image) == []
+def test_a_function_that_is_called_may_return_what_it_likes(build):
+    assert check_routine_types(build(RIGHT + FUNCTION, ASSIGNED + CALLED).image) == []
 
 
 def test_an_image_without_debug_information_is_refused_as_such(build, tmp_path):
