@@ -16,6 +16,7 @@ from vm.emulated import catalogue, guest_image, image
 from vm.emulated.clock import Clock
 from vm.emulated.cpu import Cpu
 from vm.emulated.debug_log import DebugLog
+from vm.emulated.event_notify import EventRoutines
 from vm.emulated.exports import ExportTable
 from vm.emulated.files import Files
 from vm.emulated.heap import Heap
@@ -142,6 +143,7 @@ class Kernel:
         self.registry = Registry(self)
         self.ps = ProcessManager(self)
         self.notify = NotifyRoutines(self)
+        self.events = EventRoutines(self)
         self._stubs: dict[str, int] = {}
         self._translated: set[tuple[int, int, int]] = set()
         self.guest = guest_image.load(self, self._resolve_for_guest)
@@ -150,7 +152,7 @@ class Kernel:
         self.services = Services(self)
         self._parts: list[Part] = [
             self.heap, self.clock, self.debug, self.pool, self.threads, self.timers, self.locks, self.lookaside, self.ob,
-            self.se, self.registry, self.ps, self.notify, self.io, self.files, self.services,
+            self.se, self.registry, self.ps, self.notify, self.events, self.io, self.files, self.services,
         ]  # fmt: skip
         self.cpu.initialise_registers()
         self.threads.enter_foreground()

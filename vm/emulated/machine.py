@@ -84,6 +84,7 @@ class UserMode:
             if threads.is_free(thread):
                 return thread
         thread = self._kernel.ps.add_user_thread(self._kernel.ps.process(self.state.agent))
+        self._kernel.events.thread_created(threads.state.threads[self.state.threads[0]], thread)
         self.state.threads.append(thread.tid)
         return thread
 
@@ -359,6 +360,7 @@ class EmulatedMachine:
             kernel.ps.end(process, status)
         if status == 0:
             self._user.state.launched[process.pid] = process.image_name
+            self._run_first_thread(kernel, process)
         return LaunchResult(
             process.pid, tid, process.parent_pid, creator.pid, thread.tid,
             process.image_name if process.open_name_available else process.file_name,
@@ -382,8 +384,17 @@ class EmulatedMachine:
 
     def resume(self, pid: int) -> None:
         """ResumeThread on the first thread, see the Machine protocol."""
-        with self.user_call(f"resume process {pid}"):
-            self._running(pid, "ResumeThread").suspended = False
+        with self.user_call(f"resume process {pid}") as kernel:
+            process = self._running(pid, "ResumeThread")
+            if process.suspended:
+                process.suspended = False
+                self._run_first_thread(kernel, process)
+
+    @staticmethod
+    def _run_first_thread(kernel: Kernel, process: Process) -> None:
+        """What the kernel does in a program's first thread before the program itself begins."""
+        if not process.suspended:
+            kernel.events.program_started(process, kernel.threads.state.threads[process.first_thread])
 
     def exit_process(self, pid: int, status: int = 0) -> None:
         """ExitProcess, see the Machine protocol."""

@@ -52,6 +52,7 @@ LEGACY = "PsSetCreateProcessNotifyRoutine"
 EX = "PsSetCreateProcessNotifyRoutineEx"
 EX2 = "PsSetCreateProcessNotifyRoutineEx2"
 
+_KINDS = {"PsSetCreateThreadNotifyRoutine": "thread", "PsSetLoadImageNotifyRoutine": "image"}
 _FILE_OPEN_NAME_AVAILABLE = 1
 _IS_SUBSYSTEM_PROCESS = 2
 _INFO = struct.Struct("<QIxxxxQQQQQQIxxxx")
@@ -80,6 +81,11 @@ class Slot:
 
     api: str
     routine: int
+
+    @property
+    def kind(self) -> str:
+        """Words for the routine in reports."""
+        return f"{_KINDS.get(self.api, 'process')} notify routine"
 
 
 @dataclass
@@ -152,8 +158,7 @@ class NotifyRoutines:
         """Remove a routine that this API added; the NTSTATUS that the API returns.
 
         Raises:
-            Deadlock: the routine removes itself while it runs: Windows waits for it to return, for ever.
-            Block: another thread runs it, and the caller has to wait.
+            Deadlock, Block: see wait_until_returned.
         """
         slots = self.state.slots
         if Slot(api, routine) not in slots:
@@ -161,13 +166,22 @@ class NotifyRoutines:
         slot = Slot(api, routine)
         slots[slots.index(slot)] = None
         self._active = tuple(slot for slot in slots if slot is not None)
+        self.wait_until_returned(slot)
+        return STATUS_SUCCESS
+
+    def wait_until_returned(self, slot: Slot) -> None:
+        """Wait for the calls of a removed routine that are under way.
+
+        Raises:
+            Deadlock: the routine waits for itself.
+            Block: another thread runs it, and the caller has to wait.
+        """
         tid = self._kernel.current_thread.tid
         if any(running == slot and caller == tid for running, caller in self._running):
-            raise Deadlock("removes its process notify routine from inside that routine, which waits for itself")
-        where = self._kernel.describe_code(routine + 1)
-        wait = WaitBlock(_NOT_RUNNING, (routine,), f"the process notify routine {where} to return")
+            raise Deadlock(f"removes its {slot.kind} from inside that routine, which waits for itself")
+        where = self._kernel.describe_code(slot.routine + 1)
+        wait = WaitBlock(_NOT_RUNNING, (slot.routine,), f"the {slot.kind} {where} to return")
         self._kernel.threads.wait(wait)
-        return STATUS_SUCCESS
 
     def _try_not_running(self, _thread: Thread, wait: WaitBlock) -> int | None:
         busy = any(slot.routine == wait.objects[0] for slot, _ in self._running)
@@ -194,11 +208,11 @@ class NotifyRoutines:
                 continue  # an earlier routine of this loop removed it
             if slot.api == LEGACY:
                 if not process.subsystem:
-                    self._call(slot, creator, process.parent_pid, process.pid, 1)
+                    self.call(slot, creator, process.parent_pid, process.pid, 1)
                 continue
             if process.subsystem and slot.api != EX2:
                 continue
-            self._call(slot, creator, process.object, process.pid, info)
+            self.call(slot, creator, process.object, process.pid, info)
             status = int.from_bytes(arena[status_at : status_at + 4], "little")
             if status & 0x8000_0000:
                 break
@@ -213,11 +227,11 @@ class NotifyRoutines:
                 continue
             if slot.api == LEGACY:
                 if not process.subsystem:
-                    self._call(slot, thread, process.parent_pid, process.pid, 0)
+                    self.call(slot, thread, process.parent_pid, process.pid, 0)
             elif not process.subsystem or slot.api == EX2:
-                self._call(slot, thread, process.object, process.pid, 0)
+                self.call(slot, thread, process.object, process.pid, 0)
 
-    def _call(self, slot: Slot, thread: Thread, a: int, b: int, c: int) -> None:
+    def call(self, slot: Slot, thread: Thread, a: int, b: int, c: int) -> None:
         arena, apc_at = self._arena, thread.apc_at
         self._kernel.threads.set_current(thread)
         before = arena[apc_at : apc_at + 8]
@@ -226,7 +240,7 @@ class NotifyRoutines:
         try:
             self._cpu.call(slot.routine, a, b, c)
         except (Bugcheck, Deadlock, BudgetExceeded) as event:
-            event.add_note(f"in the process notify routine {self._kernel.describe_code(slot.routine + 1)}")
+            event.add_note(f"in the {slot.kind} {self._kernel.describe_code(slot.routine + 1)}")
             raise
         finally:
             self._running.pop()
@@ -239,16 +253,16 @@ class NotifyRoutines:
         where = self._kernel.describe_code(slot.routine + 1)
         irql = self._kernel.irql
         if irql:
-            raise wrong_irql_after(slot.routine, irql, 0, f"the process notify routine {where}")
+            raise wrong_irql_after(slot.routine, irql, 0, f"the {slot.kind} {where}")
         if self._kernel.pcr_u8(PCR_HELD_COUNT):
             raise Bugcheck(
-                0xC4, _SPIN_LOCK_RULE, reason=f"the process notify routine {where} returned holding a spin lock",
+                0xC4, _SPIN_LOCK_RULE, reason=f"the {slot.kind} {where} returned holding a spin lock",
                 rip=slot.routine,
             )  # fmt: skip
         kernel_apc, special_apc = struct.unpack("<ii", apc_counts)
         raise Bugcheck(
             0x1, slot.routine, 0, (special_apc & 0xFFFF) << 16 | kernel_apc & 0xFFFF, _WORKER_ROUTINE,
-            reason=f"the process notify routine {where} returned with another APC-disable count: {kernel_apc} and "
+            reason=f"the {slot.kind} {where} returned with another APC-disable count: {kernel_apc} and "
             f"{special_apc} instead of -1 and 0, so a critical region was entered and not left, or left twice",
             rip=slot.routine,
         )  # fmt: skip

@@ -193,6 +193,8 @@ class ProcessManager:
         status = self._kernel.notify.process_created(process, creator)
         if status != STATUS_SUCCESS:
             self.end(process, status)
+        else:
+            self._kernel.events.thread_created(creator, self._kernel.threads.state.threads[process.first_thread])
         return status
 
     def add_user_thread(self, process: Process) -> Thread:
@@ -210,6 +212,7 @@ class ProcessManager:
         if process.inserted:
             before = kernel.threads.current
             thread = kernel.threads.state.threads[process.first_thread]
+            kernel.events.thread_ended(thread)
             kernel.notify.process_exited(process, thread)
             kernel.threads.set_current(before)
             kernel.mem.set_u32(thread.object + SIGNAL_STATE, 1)
@@ -242,5 +245,6 @@ class ProcessManager:
 
     def system_thread_ended(self, thread: Thread) -> None:
         """What the scheduler reports when a system thread has returned."""
+        self._kernel.events.thread_ended(thread)
         self._kernel.mem.set_u32(thread.object + SIGNAL_STATE, 1)
         self._kernel.ob.unpin(self._kernel.ob.record(thread.object))

@@ -202,6 +202,7 @@ def ps_create_system_thread(
         record = kernel.ob.handles.resolve(process, kind="Process")
         pid = kernel.ps.of_object(record.body).pid
     thread = kernel.ps.create_system_thread(routine, context, pid=pid)
+    kernel.events.thread_created(kernel.current_thread, thread)
     kernel.mem.set_u64(handle, kernel.ob.handles.create(thread.object, access))
     if client_id:
         kernel.mem.write(client_id, struct.pack("<QQ", pid, thread.tid))

@@ -38,6 +38,7 @@ ERROR_SERVICE_EXISTS = 1073
 
 STATUS_INVALID_IMAGE_HASH = 0xC0000428
 _SERVICES_KEY = "\\Registry\\Machine\\SYSTEM\\CurrentControlSet\\Services\\"
+_DRIVERS = "\\??\\C:\\Windows\\System32\\drivers\\"
 _DRIVER_UNLOAD = 0x68
 """DRIVER_OBJECT.DriverUnload (wdm.h, x64)."""
 _LEAKS_SHOWN = 8
@@ -108,7 +109,7 @@ class Services:
         registry.create(key)
         registry.set_value(key, "Type", _SERVICE_KERNEL_DRIVER)
         registry.set_value(key, "Start", _SERVICE_DEMAND_START)
-        registry.set_value(key, "ImagePath", f"\\??\\C:\\Windows\\System32\\drivers\\{image.name}")
+        registry.set_value(key, "ImagePath", _DRIVERS + image.name)
         registry.create(f"{key}\\Parameters")
         for value_name, value in parameters.items():
             registry.set_value(f"{key}\\Parameters", value_name, value)
@@ -149,6 +150,7 @@ class Services:
             kernel.unload_image(loaded)
             raise from_status(error.status, "StartServiceW", f"driver object of {name}") from None
         service.driver, service.loaded = driver, loaded
+        kernel.events.driver_loaded(loaded, _DRIVERS + service.image.name)
         path = key.encode("utf-16-le")
         registry_path = kernel.heap.allocate(16 + len(path) + 2)
         kernel.mem.set_unicode_string(registry_path, len(path), len(path), registry_path + 16)

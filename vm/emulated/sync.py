@@ -1,7 +1,7 @@
 """Dispatcher objects (events, semaphores, mutexes) and the functions that wait for them.
 
-Objects live in the driver's memory with the layout of DISPATCHER_HEADER (wdm.h): type at 0, signal state at 4, wait list
-at 8. Waits and their results are as Microsoft Learn describes KeWaitForSingleObject and KeWaitForMultipleObjects, wrong
+Objects live in the driver's memory with the layout of DISPATCHER_HEADER (wdm.h): type at 0, signal state at 4, wait
+list at 8. Waits and their results are as Microsoft Learn describes KeWaitForSingleObject and KeWaitForMultipleObjects, wrong
 waits as "Bug Check 0xC4" does (0xE1, 0x120 to 0x122).
 """
 

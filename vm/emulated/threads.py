@@ -428,7 +428,7 @@ class Scheduler:
         self._kernel.mem.set_u32(cell, self._kernel.mem.i32(cell) + change)
 
     def wake_waiters(self, address: int) -> None:
-        """End the waits that one dispatcher object ends now: a signal takes effect at once, even if it does not last."""
+        """End the waits that one dispatcher object ends now: a signal takes effect even if it does not last."""
         if not self.state.queue and not self._in_place:
             return
         for thread in (*(self.state.threads[tid] for tid in self.state.queue), *self._in_place):

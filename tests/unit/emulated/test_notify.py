@@ -312,3 +312,56 @@ def test_an_entry_point_that_registers_and_fails_crashes_the_next_create():
     assert report.code == 0xCE
     assert "entry_fails was unloaded" in report.reason
     machine.close()
+
+
+# Threads and images
+
+
+def test_threads_are_told_in_the_creators_thread_and_their_end_in_their_own(misuse):
+    assert misuse.run("RegisterThread", 0) == 0
+    result = misuse.launch()
+    assert misuse.cells(0, 3) == (1, result.pid, result.tid, result.creator_tid)
+    misuse.machine.exit_process(result.pid)
+    assert misuse.cells(4, 7) == (1, result.pid, result.tid, result.tid)
+    assert misuse.run("RegisterThread", REMOVE) == 0
+    assert misuse.run("RegisterThread", REMOVE) == NOT_FOUND
+    misuse.launch()
+    assert misuse.cell(0) == 1
+
+
+def test_system_threads_are_told_and_denied_processes_are_not(misuse):
+    misuse.run("RegisterThread", 0)
+    misuse.run("RunInThread", "Nothing")
+    assert misuse.cells(0, 1) == (1, 4)
+    assert misuse.cells(4, 5) == (1, 4)
+    misuse.run("Register", EX)
+    misuse.hook("OnExit", "Nothing")
+    misuse.run("RegisterThread", REMOVE)
+
+
+def test_the_image_of_a_program_is_told_in_its_first_thread_when_it_begins_to_run(misuse):
+    assert misuse.run("RegisterImage", 0) == 0
+    result = misuse.launch(suspended=True)
+    assert misuse.cell(0) == 0
+    misuse.machine.resume(result.pid)
+    misuse.machine.resume(result.pid)
+    name = "\\Device\\HarddiskVolume2" + CMD[2:]
+    assert misuse.cells(0, 2) == (1, result.pid, text_size(name))
+    assert misuse.cell(3) >> 47 == 0
+    assert (misuse.cell(5) & 0x7FF, misuse.cell(6), misuse.cell(7), chr(misuse.cell(8))) == (0x403, result.pid, 0x38, "D")
+
+
+def test_the_image_of_a_driver_is_told_with_its_place(misuse):
+    misuse.run("RegisterImage", 0)
+    misuse.machine.install_driver("other", fixture.image("entry_fails"))
+    base = misuse.kernel.state.next_base
+    with pytest.raises(Win32Error):
+        misuse.machine.start_driver("other")
+    assert misuse.cells(0, 3) == (1, 0, text_size("\\??\\C:\\Windows\\System32\\drivers\\entry_fails.sys"), base)
+    assert misuse.cells(5, 6) == (0x503, 4)
+
+
+def test_an_image_routine_that_stays_registered_crashes_the_next_program(misuse):
+    misuse.run("RegisterImage", 0)
+    misuse.stop()
+    assert crash(misuse.launch).code == 0xCE
