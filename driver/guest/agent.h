@@ -1,0 +1,42 @@
+/* ntguest.exe's operations: each reads a request, acts, and writes the members of its answer.
+ *
+ * A handler returns NULL for done, or the stable name of what went wrong in ASCII; a mistake in the request itself is
+ * noted there (request_fail) and answered as bad-request. A Win32 error of the call that was asked for is no mistake:
+ * it is ground truth, in the member `win32_error` of an ordinary answer. */
+#pragma once
+
+#include "json_answer.h"
+#include "json_request.h"
+
+typedef const char *OPERATION(REQUEST *request, ANSWER *answer);
+
+/* Deadlines are milliseconds, at most this. */
+#define DEADLINE_MAXIMUM 600000u
+#define DEADLINE_DEFAULT 10000u
+
+#define NAME_UNITS_MAXIMUM 128u
+
+/* processes.c */
+BOOL processes_open(void);
+OPERATION process_launch;
+OPERATION process_resume;
+OPERATION process_exit;
+OPERATION process_describe;
+OPERATION process_terminate;
+OPERATION process_wait;
+OPERATION process_release;
+
+/* devices.c */
+OPERATION device_open;
+OPERATION device_duplicate;
+OPERATION device_close;
+OPERATION device_control;
+OPERATION device_read;
+OPERATION device_write;
+OPERATION device_start;
+OPERATION device_finish;
+OPERATION device_cancel;
+
+/* streams.c */
+OPERATION stream_start;
+OPERATION stream_stop;

@@ -1,0 +1,220 @@
+"""ntguest.exe launches, ends and re-parents real processes, and says what the system said."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.guest.wine import CHILD, DEADLINE, GUEST_FOLDER, Agent
+
+ERROR_FILE_NOT_FOUND = 2
+ERROR_TIMEOUT = 1460
+STATUS_OBJECT_NAME_NOT_FOUND = 0xC0000034
+
+
+def test_a_launch_tells_pid_thread_parent_creator_image_and_times(agent):
+    own = agent.do("hello")
+
+    child = agent.launch("a", command_line="child one")
+
+    assert child["pid"] not in (own["pid"], 0)
+    assert child["tid"] not in (own["tid"], 0)
+    assert (child["parent_pid"], child["creator_pid"], child["creator_tid"]) == (own["pid"], own["pid"], own["tid"])
+    assert child["image_name"] == f"\\??\\{CHILD}"
+    assert child["native_image"].startswith("\\Device\\")
+    assert child["native_image"].endswith("\\ntproof\\child.exe")
+    assert child["command_line"] == "child one"
+    assert child["in_job"]
+    assert not child["suspended"]
+    assert own["time"] <= child["time_before"] <= child["time_after"]
+
+
+def test_a_process_exits_with_the_status_it_is_told(agent):
+    agent.launch("a")
+
+    ended = agent.do("exit", process="a", status=0xC0000022)
+
+    assert ended["exited"]
+    assert ended["exit_code"] == 0xC0000022
+    assert 0 < ended["created_time"] <= ended["exit_time"]
+
+
+def test_a_process_is_terminated_with_a_status(agent):
+    child = agent.launch("a")
+
+    ended = agent.do("terminate", process="a", status=77)
+
+    assert (ended["pid"], ended["exited"], ended["exit_code"]) == (child["pid"], True, 77)
+
+
+def test_waiting_for_a_process_that_runs_on_ends_at_the_deadline(agent):
+    agent.launch("a")
+
+    assert agent.do("wait", process="a", deadline_ms=50)["exited"] is False
+    assert agent.do("terminate", process="a")["exited"] is True
+    assert agent.do("wait", process="a", deadline_ms=50)["exit_code"] == 1
+
+
+def test_a_suspended_process_takes_no_orders_until_it_is_resumed(agent):
+    assert agent.launch("a", suspended=True)["suspended"]
+
+    refused = agent.ask("exit", process="a", status=5, deadline_ms=200)
+    resumed = agent.do("resume", process="a")
+    ended = agent.do("exit", process="a", status=5)
+
+    assert (refused["error"], refused["win32_error"]) == ("process-unreachable", ERROR_TIMEOUT)
+    assert resumed["win32_error"] == 0
+    assert ended["exit_code"] == 5
+    assert agent.ask("resume", process="a")["error"] == "bad-request"
+
+
+def test_a_suspended_process_can_be_terminated_before_it_ran(agent):
+    agent.launch("a", suspended=True)
+
+    assert agent.do("terminate", process="a", status=9)["exit_code"] == 9
+
+
+def test_the_parent_is_another_process_than_the_creator(agent):
+    own = agent.do("hello")
+    parent = agent.launch("parent")
+
+    by_label = agent.launch("a", parent="parent")
+    by_pid = agent.launch("b", parent=parent["pid"])
+
+    for child in (by_label, by_pid):
+        assert (child["parent_pid"], child["creator_pid"]) == (parent["pid"], own["pid"])
+
+
+def test_a_child_creates_a_process_of_its_own(agent):
+    creator = agent.launch("creator")
+
+    child = agent.launch("a", creator="creator", command_line="made by a child")
+
+    assert (child["parent_pid"], child["creator_pid"]) == (creator["pid"], creator["pid"])
+    assert child["creator_tid"] != creator["pid"]
+    assert child["in_job"]
+    assert agent.do("exit", process="a", status=3)["exit_code"] == 3
+
+
+def test_creator_and_parent_differ_when_a_child_creates_for_another(agent):
+    parent = agent.launch("parent")
+    creator = agent.launch("creator")
+
+    child = agent.launch("a", creator="creator", parent="parent", suspended=True)
+
+    assert (child["parent_pid"], child["creator_pid"]) == (parent["pid"], creator["pid"])
+    assert agent.do("resume", process="a")["win32_error"] == 0
+    assert agent.do("exit", process="a", status=4)["exit_code"] == 4
+
+
+def test_one_child_creates_many_processes_one_after_the_other(agent):
+    agent.launch("creator")
+
+    made = [agent.launch(f"p{index}", creator="creator")["pid"] for index in range(12)]
+
+    assert len(set(made)) == 12
+
+
+@pytest.mark.parametrize("by_child", [False, True])
+def test_a_launch_of_a_missing_file_is_ground_truth_and_no_mistake(agent, by_child):
+    agent.launch("creator")
+    creator = {"creator": "creator"} if by_child else {}
+
+    answer = agent.do("launch", process="a", image="C:\\ntproof\\missing.exe", **creator)
+
+    assert (answer["win32_error"], answer["status"]) == (ERROR_FILE_NOT_FOUND, STATUS_OBJECT_NAME_NOT_FOUND)
+    assert (answer["pid"], answer["tid"]) == (None, None)
+    # The label is free again.
+    agent.launch("a")
+
+
+@pytest.mark.parametrize("content", [b"", b"MZ", b"no program" * 500])
+def test_a_file_that_is_no_program_gives_the_error_of_the_system(agent, wine, content):
+    (wine.folder / "broken.exe").write_bytes(content)
+
+    answer = agent.do("launch", process="a", image=f"{GUEST_FOLDER}\\broken.exe")
+
+    assert answer["win32_error"] != 0
+    assert answer["pid"] is None
+
+
+def test_the_child_obeys_its_own_command_line(agent):
+    agent.launch("a", command_line=f'"{CHILD}" --ntproof exit 0xC0000005')
+    agent.launch("b", command_line="child --ntproof exit nonsense")
+    agent.launch("c", command_line="child --ntproof event Global\\no-such-event 7")
+
+    assert agent.do("wait", process="a")["exit_code"] == 0xC0000005
+    assert agent.do("wait", process="b")["exit_code"] == 0xE0000001
+    assert agent.do("wait", process="c")["exit_code"] == ERROR_FILE_NOT_FOUND
+
+
+def test_a_label_is_taken_until_the_process_is_released(agent):
+    first = agent.launch("a")
+
+    assert "already" in agent.ask("launch", process="a", image=CHILD)["message"]
+    agent.do("terminate", process="a")
+    assert agent.do("release", process="a")["pid"] == first["pid"]
+    assert agent.ask("wait", process="a")["error"] == "bad-request"
+    agent.launch("a")
+
+
+def test_a_process_that_is_gone_is_reported_as_gone(agent):
+    agent.launch("a")
+    agent.do("terminate", process="a")
+
+    assert agent.ask("exit", process="a")["error"] == "process-gone"
+    assert agent.ask("describe", process="a")["error"] == "process-gone"
+    assert agent.do("wait", process="a")["exit_code"] == 1
+
+
+def processes_named(name):
+    """How many processes of the host run a program with this file name."""
+    found = 0
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found += name in path.read_bytes()
+    return found
+
+
+def test_every_process_dies_with_the_agent(wine):
+    name = f"survivor-{os.getpid()}.exe"
+    (wine.folder / name).write_bytes((wine.folder / "child.exe").read_bytes())
+    agent = Agent(wine)
+    for label, members in (("first", {}), ("second", {"creator": "first"}), ("third", {"parent": "second"})):
+        agent.launch(label, image=f"{GUEST_FOLDER}\\{name}", **members)
+        agent.do("describe", process=label)
+    assert processes_named(name.encode()) == 3
+
+    assert agent.close() == 0
+
+    end = time.monotonic() + DEADLINE
+    while processes_named(name.encode()):
+        assert time.monotonic() < end, "processes outlive the agent"
+
+
+def test_a_plan_is_read_from_a_file(wine):
+    steps = [
+        {"op": "launch", "process": "a", "image": CHILD},
+        {"op": "exit", "process": "a", "status": 6},
+        {"op": "quit"},
+        {"op": "hello"},
+    ]
+    (wine.folder / "plan.jsonl").write_text("\n".join(map(json.dumps, steps)), encoding="utf-8")
+
+    done = wine.run(f"{GUEST_FOLDER}\\ntguest.exe", "--plan", f"{GUEST_FOLDER}\\plan.jsonl")
+
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answer["ok"] for answer in answers] == [True, True, True]
+    assert answers[1]["exit_code"] == 6
+
+
+def test_wrong_usage_is_answered_and_ends_with_its_own_code(wine):
+    done = wine.run(f"{GUEST_FOLDER}\\ntguest.exe", "--plan", f"{GUEST_FOLDER}\\missing.jsonl", check=False)
+
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"] == "bad-usage"
