@@ -1,9 +1,9 @@
 """Thread and image notify routines: registration and the calls.
 
-Thread creation is told in the creator's thread, its end in the thread that ends, before the exit of its process. The main
-image of a program is told in its first thread when that begins to run, a driver's image in the system process before its
-entry point. Images of libraries are not: programs of this machine have none, and their images no contents, so that the
-size told is a constant.
+Thread creation is told in the creator's thread, its end in the thread that ends, before the exit of its process. The
+main image of a program is told in its first thread when that begins to run, a driver's image in the system process
+before its entry point. Images of libraries are not: programs of this machine have none, and their images no contents,
+so that the size told is a constant.
 
 Sources: Microsoft Learn, "PsSetCreateThreadNotifyRoutine", "PsSetLoadImageNotifyRoutine", "PLOAD_IMAGE_NOTIFY_ROUTINE",
 "IMAGE_INFO", "IMAGE_INFO_EX".
@@ -101,9 +101,9 @@ class EventRoutines:
         block = kernel.heap.allocate(_IMAGE_INFO_EX.size + 16 + len(text))
         string = block + _IMAGE_INFO_EX.size
         properties |= _ADDRESSING_MODE | _EXTENDED_INFO_PRESENT
-        kernel.mem.write(
-            block, _IMAGE_INFO_EX.pack(_IMAGE_INFO_EX.size, properties, base, 0, size, 0, kernel.notify.state.file_object)
-        )
+        file_object = kernel.notify.state.file_object
+        info = _IMAGE_INFO_EX.pack(_IMAGE_INFO_EX.size, properties, base, 0, size, 0, file_object)
+        kernel.mem.write(block, info)
         kernel.mem.set_unicode_string(string, len(text), len(text), string + 16)
         kernel.mem.write(string + 16, text)
         self._call(IMAGE, thread, string, pid, block + _INFO_IN_EX)

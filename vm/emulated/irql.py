@@ -92,7 +92,7 @@ def host_acquire_spin_lock(kernel: Kernel, lock: int, raises: int, caller: int) 
         owner = next((f", taken at {where(site)}" for address, site in held if address == lock), "")
         raise Bugcheck(0xF, reason=f"spin lock 0x{lock:X} is already owned{owner}: the processor would spin forever")
     if len(held) >= PCR_HELD_MAXIMUM:
-        raise MachineBroken(f"the driver holds {PCR_HELD_MAXIMUM} spin locks at once, which is all this machine keeps track of")
+        raise MachineBroken(f"the driver holds {PCR_HELD_MAXIMUM} spin locks at once; no more are tracked")
     kernel.mem.set_u64(lock, 1)
     _set_held(kernel, [*held, (lock, caller)])
     set_irql(kernel, DISPATCH_LEVEL)

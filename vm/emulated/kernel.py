@@ -111,7 +111,8 @@ class Kernel:
     Attributes:
         mem, heap, pool: guest memory, the kernel's own structures in it, and what drivers allocate.
         cpu: runs guest code.
-        ob, se, io, ps, notify, registry, threads, timers, locks, clock, debug, files, services: the parts of these names.
+        ob, se, io, ps, notify, events, registry, threads, timers, locks, lookaside, clock, debug, files, services: the
+            parts of these names.
         exports: everything that guest code can import from the host.
         current_mode: 0 while a call came from kernel mode, 1 while it came from user mode.
     """
@@ -151,8 +152,8 @@ class Kernel:
         self.files = Files(self)
         self.services = Services(self)
         self._parts: list[Part] = [
-            self.heap, self.clock, self.debug, self.pool, self.threads, self.timers, self.locks, self.lookaside, self.ob,
-            self.se, self.registry, self.ps, self.notify, self.events, self.io, self.files, self.services,
+            self.heap, self.clock, self.debug, self.pool, self.threads, self.timers, self.locks, self.lookaside,
+            self.ob, self.se, self.registry, self.ps, self.notify, self.events, self.io, self.files, self.services,
         ]  # fmt: skip
         self.cpu.initialise_registers()
         self.threads.enter_foreground()

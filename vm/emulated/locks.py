@@ -28,6 +28,17 @@ _COUNT, _OWNER, _OLD_IRQL = 0, 8, 0x30
 
 _RUNDOWN_ACTIVE = 1
 
+_DISPATCHER_NAMES = {
+    sync.EVENT_NOTIFICATION: "notification event",
+    sync.EVENT_SYNCHRONIZATION: "synchronization event",
+    sync.MUTANT: "mutex",
+    sync.PROCESS: "process",
+    sync.SEMAPHORE: "semaphore",
+    sync.THREAD: "thread",
+    8: "timer",
+    9: "timer",
+}
+
 MUTEX = "fast mutex"
 SHARED = "shared lock"
 EXCLUSIVE = "exclusive lock"
@@ -75,8 +86,7 @@ class Locks:
 
     def describe_dispatcher(self, address: int) -> str:
         """Words for a dispatcher object in reports."""
-        names = {0: "notification event", 1: "synchronization event", 2: "mutex", 5: "semaphore", 3: "process", 6: "thread"}
-        return f"{names.get(self._kernel.mem.u8(address), 'object')} 0x{address:X}"
+        return f"{_DISPATCHER_NAMES.get(self._kernel.mem.u8(address), 'object')} 0x{address:X}"
 
     def get(self, address: int, kind: str) -> Lock:
         """The lock at an address; push locks need no more than zeroed memory, resources have to be initialised."""
@@ -328,7 +338,8 @@ def ex_convert_exclusive_to_shared_lite(kernel: Kernel, resource: int) -> None:
     lock = kernel.locks.get(resource, "ERESOURCE")
     tid = kernel.current_thread.tid
     if lock.owner != tid:
-        raise Bugcheck(0xE3, resource, kernel.current_thread.object, reason="ERESOURCE converted by a thread not its owner")
+        reason = "ERESOURCE converted by a thread that is not its owner"
+        raise Bugcheck(0xE3, resource, kernel.current_thread.object, reason=reason)
     lock.shared[tid] = lock.depth
     lock.owner = lock.depth = 0
 

@@ -1,11 +1,11 @@
 """Lookaside lists, and what must not lie in memory that goes away.
 
-The fast paths are inline functions of wdm.h: they pop from the list's SLIST_HEADER or call its Allocate routine, and push
-to it or call its Free routine. Lists get a depth of 0, so that every block goes back to the pool, where its use after
-free is noticed; Driver Verifier does the same for special pool.
+The fast paths are inline functions of wdm.h: they pop from the list's SLIST_HEADER or call its Allocate routine, and
+push to it or call its Free routine. Lists get a depth of 0, so that every block goes back to the pool, where its use
+after free is noticed; Driver Verifier does the same for special pool.
 
-Sources: Microsoft Learn, "Using Lookaside Lists", "ExInitializeNPagedLookasideList", "ExInitializeLookasideListEx", "Bug
-Check 0xC4" (0xCA to 0xCD), "Bug Check 0xC7", "Bug Check 0xE4"; GENERAL_LOOKASIDE of wdm.h.
+Sources: Microsoft Learn, "Using Lookaside Lists", "ExInitializeNPagedLookasideList", "ExInitializeLookasideListEx",
+"Bug Check 0xC4" (0xCA to 0xCD), "Bug Check 0xC7", "Bug Check 0xE4"; GENERAL_LOOKASIDE of wdm.h.
 """
 
 from __future__ import annotations

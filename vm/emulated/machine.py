@@ -1,7 +1,7 @@
 """EmulatedMachine: the Machine protocol on the emulated kernel.
 
-Each method is one user-mode call: it enters the kernel on the calling program's thread, lets time pass, runs what became
-ready, and turns the kernel's events into the errors of vm.errors.
+Each method is one user-mode call: it enters the kernel on the calling program's thread, lets time pass, runs what
+became ready, and turns the kernel's events into the errors of vm.errors.
 """
 
 from __future__ import annotations
@@ -261,9 +261,9 @@ class EmulatedMachine:
         where = self._where(event)
         if isinstance(event, MissingImport):
             return MissingExport(
-                f"the driver calls {event.module}!{event.name}, which the emulated kernel does not implement, at {where} "
-                f"(while: {activity}). Add a function named {event.name} to the export table of the part of vm/emulated "
-                "that it belongs to, see docs/how-to/add-an-export.md, or run on a Windows machine"
+                f"the driver calls {event.module}!{event.name}, which the emulated kernel does not implement, at "
+                f"{where} (while: {activity}). Add a function named {event.name} to the export table of the part of "
+                "vm/emulated that it belongs to, see docs/how-to/add-an-export.md, or run on a Windows machine"
             )
         return DriverHung(f"the driver {event}, at {where} (while: {activity})")
 
@@ -423,7 +423,8 @@ class EmulatedMachine:
 
     def _launched(self, pid: int, call: str) -> Process:
         if pid not in self._user.state.launched:
-            raise win32_error(ERROR_INVALID_PARAMETER, call, detail=f"no process {pid} was launched here and still runs")
+            detail = f"no process {pid} was launched here and still runs"
+            raise win32_error(ERROR_INVALID_PARAMETER, call, detail=detail)
         return self._running(pid, call)
 
     def running_processes(self) -> Mapping[int, str]:

@@ -1,9 +1,10 @@
 """Which bugcheck a refused access to a kernel address becomes.
 
 Sources: Microsoft Learn, "Bug Check 0x50: PAGE_FAULT_IN_NONPAGED_AREA", "0x7F: UNEXPECTED_KERNEL_MODE_TRAP",
-"0xBE: ATTEMPTED_WRITE_TO_READONLY_MEMORY", "0xCC: PAGE_FAULT_IN_FREED_SPECIAL_POOL", "0xCE: DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS",
-"0xD1: DRIVER_IRQL_NOT_LESS_OR_EQUAL", "0xD5: DRIVER_PAGE_FAULT_IN_FREED_SPECIAL_POOL",
-"0xD6: DRIVER_PAGE_FAULT_BEYOND_END_OF_ALLOCATION", "0xFC: ATTEMPTED_EXECUTE_OF_NOEXECUTE_MEMORY".
+"0xBE: ATTEMPTED_WRITE_TO_READONLY_MEMORY", "0xCC: PAGE_FAULT_IN_FREED_SPECIAL_POOL",
+"0xCE: DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS", "0xD1: DRIVER_IRQL_NOT_LESS_OR_EQUAL",
+"0xD5: DRIVER_PAGE_FAULT_IN_FREED_SPECIAL_POOL", "0xD6: DRIVER_PAGE_FAULT_BEYOND_END_OF_ALLOCATION",
+"0xFC: ATTEMPTED_EXECUTE_OF_NOEXECUTE_MEMORY".
 """
 
 from __future__ import annotations
@@ -27,9 +28,8 @@ _DISPATCH_LEVEL: Final = 2
 def bugcheck_outside_drivers(kernel: Kernel, fault: PageFault) -> Bugcheck:
     """The bugcheck for memory that the kernel itself touches on behalf of no call: a timer or event that is gone."""
     if fault.address < SYSTEM_RANGE_START:
-        return Bugcheck(
-            0xA, fault.address, kernel.irql, fault.access, 0, reason=f"the kernel's own {_VERBS[fault.access]} of {fault}"
-        )
+        reason = f"the kernel's own {_VERBS[fault.access]} of {fault}"
+        return Bugcheck(0xA, fault.address, kernel.irql, fault.access, 0, reason=reason)
     found = bugcheck_for(kernel, fault.address, fault.access, fault.reason, 0)
     assert found is not None
     code = {0xD5: 0xCC, 0xD6: 0xCD}.get(found.code, found.code)

@@ -232,6 +232,7 @@ class NotifyRoutines:
                 self.call(slot, thread, process.object, process.pid, 0)
 
     def call(self, slot: Slot, thread: Thread, a: int, b: int, c: int) -> None:
+        """Call a routine on a thread as Windows does, in a critical region, and check what it left changed."""
         arena, apc_at = self._arena, thread.apc_at
         self._kernel.threads.set_current(thread)
         before = arena[apc_at : apc_at + 8]

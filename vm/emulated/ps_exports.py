@@ -246,7 +246,9 @@ def zw_terminate_process(kernel: Kernel, handle: int, status: int) -> int:
     return STATUS_SUCCESS
 
 
-@EXPORTS.function("ZwQueryInformationProcess", "NtQueryInformationProcess", args="handle u32 ptr u32 ptr", irql=PASSIVE_LEVEL)
+@EXPORTS.function(
+    "ZwQueryInformationProcess", "NtQueryInformationProcess", args="handle u32 ptr u32 ptr", irql=PASSIVE_LEVEL
+)
 def zw_query_information_process(kernel: Kernel, handle: int, kind: int, buffer: int, size: int, length: int) -> int:
     """ZwQueryInformationProcess: ProcessBasicInformation and ProcessImageFileName."""
     record = kernel.ob.handles.resolve(handle, kind="Process")

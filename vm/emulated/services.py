@@ -1,7 +1,7 @@
 """Driver services as the service control manager and the loader treat them: create, start, stop, delete.
 
-Sources: Microsoft Learn, "StartServiceW", "ControlService", "DeleteService", "DriverEntry return values", "DRIVER_UNLOAD",
-"Bug Check 0xC4" (0x62: pool that the driver did not free before it was unloaded).
+Sources: Microsoft Learn, "StartServiceW", "ControlService", "DeleteService", "DriverEntry return values",
+"DRIVER_UNLOAD", "Bug Check 0xC4" (0x62: pool that the driver did not free before it was unloaded).
 """
 
 from __future__ import annotations
@@ -237,7 +237,8 @@ class Services:
             size = sum(block.size for block in leaks)
             raise Bugcheck(
                 0xC4, 0x62, self._text(loaded.name), 0, len(leaks),
-                reason=f"{loaded.name} was unloaded without freeing {len(leaks)} pool blocks ({size} bytes, tags {tags})",
+                reason=f"{loaded.name} was unloaded without freeing {len(leaks)} pool blocks ({size} bytes, "
+                f"tags {tags})",
                 notes=notes,
             )  # fmt: skip
         memory_goes_away(kernel, loaded.base, loaded.size)

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 _CARRY = 1
 _GENERAL = {
     name: index
-    for index, name in enumerate("rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split())
+    for index, name in enumerate(
+        ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{number}" for number in range(8, 16)))
+    )
 }
 _CYCLES_PER_UNIT = 300
 """A 3 GHz time stamp counter: 300 cycles in 100 ns."""

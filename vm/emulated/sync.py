@@ -1,8 +1,8 @@
 """Dispatcher objects (events, semaphores, mutexes) and the functions that wait for them.
 
 Objects live in the driver's memory with the layout of DISPATCHER_HEADER (wdm.h): type at 0, signal state at 4, wait
-list at 8. Waits and their results are as Microsoft Learn describes KeWaitForSingleObject and KeWaitForMultipleObjects, wrong
-waits as "Bug Check 0xC4" does (0xE1, 0x120 to 0x122).
+list at 8. Waits and their results are as Microsoft Learn describes KeWaitForSingleObject and
+KeWaitForMultipleObjects, wrong waits as "Bug Check 0xC4" does (0xE1, 0x120 to 0x122).
 """
 
 from __future__ import annotations

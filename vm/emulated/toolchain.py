@@ -24,8 +24,9 @@ _MISSING = "the emulated machine needs the package ziglang: pip install ziglang"
 def cache_directory() -> Path:
     """Folder for compiled parts: under $NTPROOF_BUILD_DIR, else under the user's cache folder."""
     configured = os.environ.get("NTPROOF_BUILD_DIR")
-    base = Path(configured) if configured else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ntproof"
-    return base / "machine"
+    if configured:
+        return Path(configured) / "machine"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ntproof" / "machine"
 
 
 def compiler_headers() -> Path:
@@ -73,7 +74,7 @@ def compiled(name: str, sources: Sequence[Path], steps: Sequence[Sequence[str]])
 
 
 def _run(arguments: list[str]) -> None:
-    done = subprocess.run(  # noqa: S603 - arguments are this module's own, no shell
+    done = subprocess.run(
         [sys.executable, "-m", "ziglang", *arguments], capture_output=True, text=True, check=False
     )
     if done.returncode:

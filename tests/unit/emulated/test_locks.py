@@ -15,7 +15,8 @@ PROCESSOR_H = Path(layout.__file__).with_name("guest") / "processor.h"
 
 def test_the_cells_that_guest_and_host_share_lie_at_the_same_places():
     text = PROCESSOR_H.read_text()
-    defined = {name: int(value.rstrip("ul"), 0) for name, value in re.findall(r"#define (PCR_\w+|ETHREAD_\w+) (\w+)", text)}
+    found = re.findall(r"#define (PCR_\w+|ETHREAD_\w+) (\w+)", text)
+    defined = {name: int(value.rstrip("ul"), 0) for name, value in found}
     assert defined.pop("PCR_ADDRESS") == layout.PCR
     assert defined.pop("PCR_CURRENT_THREAD") == layout.PRCB_CURRENT_THREAD
     assert defined == {name: getattr(layout, name) for name in defined}
@@ -115,7 +116,7 @@ def test_a_fast_mutex_taken_twice_is_a_self_deadlock(misuse, guarded):
     assert (report.code, report.parameters[0]) == (0xC4, 0x1000)
 
 
-@pytest.mark.parametrize(("how", "kind"), [(0, 0x34), (1, 0x1007), (2, 0x33)], ids=["irql", "not owned", "too high"])
+@pytest.mark.parametrize(("how", "kind"), [(0, 0x34), (1, 0x1007), (2, 0x33)], ids=["low", "not owned", "high"])
 def test_a_fast_mutex_is_used_at_apc_level_by_its_owner(misuse, how, kind):
     report = misuse.crash("FastMutexNotOwned", how)
     assert (report.code, report.parameters[0]) == (0xC4, kind)
@@ -130,7 +131,7 @@ def test_a_resource_is_shared_or_exclusive(misuse):
     ("how", "code", "kind"),
     [(1, 0xC4, 0x1002), (2, 0xC4, 0xD0), (3, 0xC4, 0x37), (4, 0xE3, None), (5, 0xC4, 0x1000), (6, 0xC4, 0x100B),
      (7, 0xC4, 0xD1)],
-    ids=["uninitialised", "initialised twice", "APCs on", "not owned", "self-deadlock", "deleted owned", "deleted twice"],
+    ids=["uninitialised", "twice", "APCs on", "not owned", "self-deadlock", "deleted owned", "deleted twice"],
 )  # fmt: skip
 def test_each_misuse_of_a_resource_has_its_violation(misuse, how, code, kind):
     report = misuse.crash("UseResource", how)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fixtures.misuse import CMD, crash
+from tests.fixtures.misuse import crash
 from vm.emulated.machine import EmulatedMachine
 from vm.errors import DriverHung
 
@@ -90,7 +90,7 @@ def test_a_wait_that_nothing_can_end_is_a_hang_that_names_what_is_waited_for(mis
     misuse.run("InitialiseEvents", 0)
     misuse.hook("OnUnload", "WaitForEvent")
     misuse.handle.close()
-    with pytest.raises(DriverHung, match="notification event 0x.*nothing in the machine") as caught:
+    with pytest.raises(DriverHung, match=r"notification event 0x.*nothing in the machine") as caught:
         misuse.machine.stop_driver("misuse")
     assert "!WaitForEvent (drivers/misuse/sync.c:" in str(caught.value)
 
