@@ -148,7 +148,7 @@ class Cpu:
                 )
             if irql < lowest:
                 raise Bugcheck(
-                    0xC4, 0x40009, address, irql, self.caller(),
+                    0xC4, 0xE5, irql,
                     reason=f"{export.name} called at IRQL {irql}; it may be called at IRQL {lowest} at least",
                 )
 

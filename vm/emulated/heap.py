@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from vm.emulated.layout import KERNEL_DATA, KERNEL_DATA_SIZE
 from vm.emulated.memory import READ, WRITE, Memory
+from vm.errors import MachineBroken
 
 _ALIGNMENT = 16
 
@@ -42,7 +43,7 @@ class Heap:
         """Zeroed memory, 16-byte aligned.
 
         Raises:
-            MemoryError: the kernel's own memory is used up.
+            MachineBroken: the kernel's own memory is used up.
         """
         size = (max(size, 1) + _ALIGNMENT - 1) & -_ALIGNMENT
         state = self.state
@@ -55,7 +56,11 @@ class Heap:
             state.next += size
             while state.next > self._mapped:
                 if self._mapped >= KERNEL_DATA_SIZE:
-                    raise MemoryError("kernel heap")
+                    state.next -= size
+                    raise MachineBroken(
+                        f"the emulated kernel's own memory, {KERNEL_DATA_SIZE >> 20} MB, is used up: too many objects "
+                        "(processes, devices, requests, work items) exist at once, perhaps because the driver keeps them"
+                    )
                 self._memory.map(KERNEL_DATA + self._mapped, self._STEP, READ | WRITE)
                 self._mapped += self._STEP
         state.sizes[address] = size

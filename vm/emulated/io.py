@@ -45,6 +45,8 @@ class Driver:
     size: int
     service_key: str
     reinitialize: list[tuple[int, int]] = field(default_factory=list)
+    memory: tuple[int, ...] = ()
+    """Kernel memory that goes with the object."""
 
     def holds(self, address: int) -> bool:
         """True for an address in the driver's image."""
@@ -178,17 +180,21 @@ class IoManager:
         mem.set_u64(body + at.DRIVER_EXTENSION, extension)
         mem.set_u64(body + at.DRIVER_INIT, entry)
         mem.set_u64(extension, body)
-        self._string(body + at.DRIVER_NAME, full)
-        self._string(extension + at.EXTENSION_SERVICE_KEY_NAME, name)
         hardware = kernel.heap.allocate(16)
-        self._string(hardware, "\\REGISTRY\\MACHINE\\HARDWARE\\DESCRIPTION\\SYSTEM")
+        memory = (
+            extension,
+            hardware,
+            self._string(body + at.DRIVER_NAME, full),
+            self._string(extension + at.EXTENSION_SERVICE_KEY_NAME, name),
+            self._string(hardware, "\\REGISTRY\\MACHINE\\HARDWARE\\DESCRIPTION\\SYSTEM"),
+        )
         mem.set_u64(body + at.DRIVER_HARDWARE_DATABASE, hardware)
         invalid = kernel.guest.export("HostInvalidDeviceRequest")
         if invalid is None:
             raise RuntimeError("guest/io.c does not export HostInvalidDeviceRequest")
         for major in range(at.IRP_MJ_MAXIMUM_FUNCTION + 1):
             mem.set_u64(body + at.DRIVER_MAJOR_FUNCTION + 8 * major, invalid)
-        self.state.drivers[body] = Driver(body, name, base, size, service_key)
+        self.state.drivers[body] = Driver(body, name, base, size, service_key, memory=memory)
         return body
 
     def driver_started(self, driver: int) -> None:
@@ -207,7 +213,8 @@ class IoManager:
 
     def delete_driver(self, driver: int) -> None:
         """Forget a driver object whose image is about to be unloaded; devices left behind stay, as on Windows."""
-        self.state.drivers.pop(driver)
+        for address in self.state.drivers.pop(driver).memory:
+            self._kernel.heap.free(address)
         self._kernel.ob.make_temporary(driver)
         self._kernel.ob.dereference(driver)
 
