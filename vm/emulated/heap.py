@@ -59,7 +59,7 @@ class Heap:
                     state.next -= size
                     raise MachineBroken(
                         f"the emulated kernel's own memory, {KERNEL_DATA_SIZE >> 20} MB, is used up: too many objects "
-                        "(processes, devices, requests, work items) exist at once, perhaps because the driver keeps them"
+                        "(processes, devices, requests, work items) exist at once, perhaps because a driver keeps them"
                     )
                 self._memory.map(KERNEL_DATA + self._mapped, self._STEP, READ | WRITE)
                 self._mapped += self._STEP

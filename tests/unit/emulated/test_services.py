@@ -98,9 +98,9 @@ def test_many_starts_and_stops_leak_nothing_that_counts():
 
 
 def test_kernel_memory_that_is_used_up_is_the_machines_error_and_says_why(machine):
+    heap = machine.kernel.heap
     with pytest.raises(MachineBroken, match="own memory, 64 MB, is used up"):
-        for _ in range(100):
-            machine.kernel.heap.allocate(1 << 20)
+        sum(heap.allocate(1 << 20) for _ in range(100))
 
 
 def test_a_closed_handle_is_refused(machine):
