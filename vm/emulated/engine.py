@@ -9,11 +9,24 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
-from unicorn import UC_ARCH_X86, UC_CTL_IO_WRITE, UC_CTL_TLB_FLUSH, UC_HOOK_BLOCK, UC_HOOK_CODE, UC_HOOK_INSN
-from unicorn import UC_HOOK_INTR, UC_HOOK_TLB_FILL, UC_MODE_64, UC_PROT_ALL, UC_TLB_VIRTUAL, Uc
+from unicorn import (
+    UC_ARCH_X86,
+    UC_CTL_IO_WRITE,
+    UC_CTL_TLB_FLUSH,
+    UC_HOOK_BLOCK,
+    UC_HOOK_CODE,
+    UC_HOOK_INSN,
+    UC_HOOK_INTR,
+    UC_HOOK_TLB_FILL,
+    UC_MODE_64,
+    UC_PROT_ALL,
+    UC_TLB_VIRTUAL,
+    Uc,
+)
 from unicorn import x86_const as x86
-from unicorn.unicorn_py3.unicorn import uclib, uc_engine, uc_tlb_entry
+from unicorn.unicorn_py3.unicorn import uc_engine, uc_tlb_entry, uclib
 
 from vm.emulated.memory import ARENA_SIZE, RIGHTS, Memory
 from vm.emulated.native.hooks import Counters, function_address
@@ -75,7 +88,8 @@ class Engine:
         on_fill: Callable[[int, int], int],
         on_interrupt: Callable[[int], None],
     ) -> None:
-        self._uc = Uc(UC_ARCH_X86, UC_MODE_64)
+        # Most methods of the binding are added at run time, where no type checker sees them.
+        self._uc = cast("Any", Uc(UC_ARCH_X86, UC_MODE_64))
         self._handle = self._uc._uch  # noqa: SLF001 - the C API needs the handle that the binding keeps
         self._uc.ctl_set_tlb_mode(UC_TLB_VIRTUAL)
         self._uc.mem_map_ptr(PHYSICAL_BASE, ARENA_SIZE, UC_PROT_ALL, memory.arena_address)
@@ -189,7 +203,8 @@ class Engine:
 
     def load(self, state: bytes) -> None:
         """Restore a state made by save."""
-        context = type(self._context).__new__(type(self._context))
+        kind = cast("Any", type(self._context))
+        context = kind.__new__(kind)
         context.__setstate__((state, len(state), UC_ARCH_X86, UC_MODE_64))
         self._uc.context_restore(context)
 
