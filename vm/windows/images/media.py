@@ -76,6 +76,11 @@ def sha256_of(path: Path, progress: Progress = silent) -> str:
     return digest.hexdigest()
 
 
+def sha256_of_bytes(content: bytes) -> str:
+    """The hash of bytes, small hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def inspect_media(path: Path, *, sha256: str | None = None, progress: Progress = silent) -> WindowsMedia:
     """Look at a Windows ISO.
 
