@@ -82,12 +82,18 @@ def _cli() -> Iterator[str]:
     parser = cli._parser()  # noqa: SLF001 - the page describes exactly this parser
     yield from ("# The ntproof command", "", parser.description or "")
     yield from ("", "Each command ends with one of the [exit codes](exit-codes.md).")
-    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))  # noqa: SLF001
-    for name, command in sorted(commands.choices.items()):
-        yield from ("", f"## ntproof {name}", "", command.description or "", "", "| argument | meaning |", "|---|---|")
-        for action in command._actions:  # noqa: SLF001
-            if action.dest != "help":
-                yield _row(f"`{_spelling(action)}`", _help(action))
+    yield from _commands("ntproof", parser)
+
+
+def _commands(prefix: str, parser: argparse.ArgumentParser) -> Iterator[str]:
+    for commands in (a for a in parser._actions if isinstance(a, argparse._SubParsersAction)):  # noqa: SLF001
+        for name, command in sorted(commands.choices.items()):
+            yield from ("", f"## {prefix} {name}", "", command.description or "")
+            arguments = [action for action in command._actions if action.dest != "help" and action.nargs != "A..."]  # noqa: SLF001
+            if arguments:
+                yield from ("", "| argument | meaning |", "|---|---|")
+                yield from (_row(f"`{_spelling(action)}`", _help(action)) for action in arguments)
+            yield from _commands(f"{prefix} {name}", command)
 
 
 def _spelling(action: argparse.Action) -> str:
