@@ -19,11 +19,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-from vm.emulated import stubs
-from vm.emulated.image import LoadedImage
+from vm.emulated.ke.threads import Thread
+from vm.emulated.loader.image import LoadedImage
 from vm.emulated.machine import EmulatedMachine
-from vm.emulated.ps import Process
-from vm.emulated.threads import Thread
+from vm.emulated.processor import stubs
+from vm.emulated.ps.manager import Process
 
 SERVICE = "benchmark"
 IMAGE = "C:\\Windows\\System32\\notepad.exe"

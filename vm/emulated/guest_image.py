@@ -11,8 +11,9 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vm.emulated import image, upcase
 from vm.emulated.layout import GUEST_IMAGE
+from vm.emulated.loader import image
+from vm.emulated.rtl import upcase
 from vm.emulated.toolchain import cache_directory, compiled, compiler_headers
 
 if TYPE_CHECKING:

@@ -12,30 +12,31 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from vm.emulated import catalogue, guest_image, image
-from vm.emulated.clock import Clock
-from vm.emulated.cpu import Cpu
-from vm.emulated.debug_log import DebugLog
-from vm.emulated.event_notify import EventRoutines
+from vm.emulated import catalogue, guest_image
+from vm.emulated.cm.registry import Registry
+from vm.emulated.debug.log import DebugLog
+from vm.emulated.debug.symbols import Symbols
 from vm.emulated.exports import ExportTable
 from vm.emulated.files import Files
-from vm.emulated.heap import Heap
-from vm.emulated.io import IoManager
+from vm.emulated.io.manager import IoManager
+from vm.emulated.ke.clock import Clock
+from vm.emulated.ke.locks import Locks
+from vm.emulated.ke.threads import Scheduler, Thread
+from vm.emulated.ke.timers import Timers
 from vm.emulated.layout import DRIVER_IMAGES, PCR, PCR_IRQL, PCR_PRCB, PCR_SELF, PCR_SIZE, PRCB
-from vm.emulated.locks import Locks
-from vm.emulated.lookaside import Lookaside
-from vm.emulated.memory import READ, WRITE, Memory
-from vm.emulated.notify import NotifyRoutines
-from vm.emulated.ob import ObjectManager
-from vm.emulated.pool import Pool
-from vm.emulated.ps import ProcessManager
-from vm.emulated.registry import Registry
-from vm.emulated.se import SecurityMonitor
+from vm.emulated.loader import image
+from vm.emulated.mm.heap import Heap
+from vm.emulated.mm.lookaside import Lookaside
+from vm.emulated.mm.memory import READ, WRITE, Memory
+from vm.emulated.mm.pool import Pool
+from vm.emulated.ob.manager import ObjectManager
+from vm.emulated.processor.cpu import Cpu
+from vm.emulated.processor.stubs import Stubs
+from vm.emulated.ps.event_notify import EventRoutines
+from vm.emulated.ps.manager import ProcessManager
+from vm.emulated.ps.notify import NotifyRoutines
+from vm.emulated.se.reference_monitor import SecurityMonitor
 from vm.emulated.services import Services
-from vm.emulated.stubs import Stubs
-from vm.emulated.symbols import Symbols
-from vm.emulated.threads import Scheduler, Thread
-from vm.emulated.timers import Timers
 
 
 @dataclass(frozen=True)

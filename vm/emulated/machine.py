@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vm import ntstatus
-from vm.emulated import crash_report, memory_faults
-from vm.emulated.cpu import BudgetExceeded, MissingImport
+from vm.emulated.debug import crash_report
 from vm.emulated.faults import Bugcheck, KernelEvent, PageFault
+from vm.emulated.ke.threads import Deadlock, Thread
 from vm.emulated.kernel import Kernel, KernelCheckpoint, KernelOptions
+from vm.emulated.mm import memory_faults
 from vm.emulated.ntstatus import NtStatusError
-from vm.emulated.ps import Process
+from vm.emulated.processor.cpu import BudgetExceeded, MissingImport
+from vm.emulated.ps.manager import Process
 from vm.emulated.services import from_status, win32_error
-from vm.emulated.threads import Deadlock, Thread
 from vm.emulated.user_devices import EmulatedHandle
 from vm.errors import DriverFault, DriverHung, MachineConfigurationError, MachineCrashed, MissingExport
 from vm.machine import (

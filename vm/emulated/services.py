@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vm import ntstatus, win32
-from vm.emulated.cpu import Parked
 from vm.emulated.faults import Bugcheck
-from vm.emulated.image import LoadedImage
-from vm.emulated.irql import wrong_irql_after
-from vm.emulated.lookaside import memory_goes_away
+from vm.emulated.ke.irql import wrong_irql_after
+from vm.emulated.loader.image import LoadedImage
+from vm.emulated.loader.pe import DriverImage
+from vm.emulated.mm.lookaside import memory_goes_away
+from vm.emulated.mm.pool import tag_text
 from vm.emulated.ntstatus import NtStatusError
-from vm.emulated.pe import DriverImage
-from vm.emulated.pool import tag_text
+from vm.emulated.processor.cpu import Parked
 from vm.errors import Win32Error
 from vm.machine import RegistryValue, ServiceState
 

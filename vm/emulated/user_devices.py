@@ -10,7 +10,7 @@ from vm.emulated.services import from_status, win32_error
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vm.emulated.io_requests import Request
+    from vm.emulated.io.requests import Request
     from vm.emulated.machine import EmulatedMachine
 
 ERROR_INVALID_HANDLE = 6

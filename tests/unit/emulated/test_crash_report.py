@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.guinea_pigs import SOURCES, build
-from vm.emulated.bugcheck import BugcheckCode, bugcheck_name, explain, fast_fail_name
-from vm.emulated.crash_report import build_report, describe_address, locate, stack
+from vm.emulated.debug.bugcheck import BugcheckCode, bugcheck_name, explain, fast_fail_name
+from vm.emulated.debug.crash_report import build_report, describe_address, locate, stack
 from vm.emulated.exports import Export
 from vm.emulated.faults import Bugcheck
-from vm.emulated.image import DriverImage
 from vm.emulated.kernel import Kernel
+from vm.emulated.loader.image import DriverImage
 
 
 @pytest.fixture

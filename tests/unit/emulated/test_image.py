@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tests.fixtures.guinea_pigs import build
 from vm.emulated.faults import PageFault
-from vm.emulated.image import BadImage, DriverImage, load, security_cookie
 from vm.emulated.layout import DRIVER_IMAGES, PAGE
-from vm.emulated.memory import EXECUTE, PAGEABLE, READ, WRITE, Memory
+from vm.emulated.loader.image import BadImage, DriverImage, load, security_cookie
+from vm.emulated.mm.memory import EXECUTE, PAGEABLE, READ, WRITE, Memory
 from vm.errors import MachineConfigurationError
 
 

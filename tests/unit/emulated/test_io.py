@@ -9,8 +9,8 @@ import pytest
 from tests.fixtures import guinea_pigs
 from vm.emulated import ntstatus as st
 from vm.emulated.faults import Bugcheck
-from vm.emulated.image import DriverImage
 from vm.emulated.kernel import Kernel
+from vm.emulated.loader.image import DriverImage
 from vm.machine import Account
 
 GENERIC_READ, GENERIC_WRITE = 0x80000000, 0x40000000

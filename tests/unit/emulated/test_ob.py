@@ -9,8 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from vm.emulated import ntstatus as st
 from vm.emulated.faults import Bugcheck
-from vm.emulated.handles import CURRENT_PROCESS
 from vm.emulated.kernel import Kernel
+from vm.emulated.ob.handles import CURRENT_PROCESS
 
 
 @pytest.fixture

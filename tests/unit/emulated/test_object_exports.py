@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.fixtures import guinea_pigs
-from vm.emulated.image import DriverImage
 from vm.emulated.kernel import Kernel
+from vm.emulated.loader.image import DriverImage
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from vm.emulated.layout import PCR
-from vm.emulated.memory import EXECUTE, READ, Memory
-from vm.emulated.operands import exact_fault_address, follows_call, touches
+from vm.emulated.mm.memory import EXECUTE, READ, Memory
+from vm.emulated.processor.operands import exact_fault_address, follows_call, touches
 
 CODE = 0xFFFF_F800_1000_0000
 RAX, RCX, RDX, RSP, RSI, RDI, R9 = 0, 1, 2, 4, 6, 7, 9

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tests.fixtures.guest import Guest
 from tests.fixtures.guinea_pigs import build
 from vm.emulated.faults import Bugcheck
-from vm.emulated.image import DriverImage
-from vm.emulated.printf import render
+from vm.emulated.loader.image import DriverImage
+from vm.emulated.rtl.printf import render
 
 FAILED = 0xFFFFFFFF
 relaxed = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

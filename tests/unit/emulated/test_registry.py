@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from tests.fixtures.guest import Guest
 from tests.fixtures.guinea_pigs import build
+from vm.emulated.cm.registry import REG_BINARY, REG_DWORD, REG_EXPAND_SZ, REG_MULTI_SZ, REG_QWORD, REG_SZ, SERVICES
 from vm.emulated.faults import Bugcheck
-from vm.emulated.image import DriverImage
-from vm.emulated.registry import REG_BINARY, REG_DWORD, REG_EXPAND_SZ, REG_MULTI_SZ, REG_QWORD, REG_SZ, SERVICES
+from vm.emulated.loader.image import DriverImage
 
 SUCCESS, OVERFLOW, TOO_SMALL, NO_MORE = 0, 0x80000005, 0xC0000023, 0x8000001A
 NOT_FOUND, MISMATCH, KEY_DELETED, CANNOT_DELETE = 0xC0000034, 0xC0000024, 0xC000017C, 0xC0000121

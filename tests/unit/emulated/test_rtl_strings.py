@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fixtures.guest import Guest
-from vm.emulated import upcase
 from vm.emulated.faults import Bugcheck
-from vm.emulated.rtl_strings import name_matches
+from vm.emulated.rtl import upcase
+from vm.emulated.rtl.strings import name_matches
 
 SUCCESS, OVERFLOW, TOO_SMALL = 0, 0x80000005, 0xC0000023
 

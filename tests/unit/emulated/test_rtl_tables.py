@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.fixtures.guest import Guest
 from tests.fixtures.guinea_pigs import build
 from vm.emulated.faults import Bugcheck
-from vm.emulated.image import DriverImage
+from vm.emulated.loader.image import DriverImage
 
 NOT_FOUND = 0xFFFFFFFF
 relaxed = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.fixtures.guest import Guest
 from tests.fixtures.guinea_pigs import build
-from vm.emulated.image import DriverImage
+from vm.emulated.loader.image import DriverImage
 
 EINVAL, ERANGE, STRUNCATE = 22, 34, 80
 relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

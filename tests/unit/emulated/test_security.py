@@ -9,9 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from vm.emulated import ntstatus as st
-from vm.emulated import sddl, security
-from vm.emulated.access import ADMINISTRATOR_TOKEN, STANDARD_USER_TOKEN, SYSTEM_TOKEN, access_check
-from vm.emulated.object_types import (
+from vm.emulated.ob.object_types import (
     ACCESS_SYSTEM_SECURITY,
     FILE_ALL_ACCESS,
     FILE_GENERIC_READ,
@@ -24,7 +22,10 @@ from vm.emulated.object_types import (
     READ_CONTROL,
     WRITE_DAC,
 )
-from vm.emulated.security import Ace, Acl, SecurityDescriptor, Sid
+from vm.emulated.se import descriptors as security
+from vm.emulated.se import sddl
+from vm.emulated.se.access import ADMINISTRATOR_TOKEN, STANDARD_USER_TOKEN, SYSTEM_TOKEN, access_check
+from vm.emulated.se.descriptors import Ace, Acl, SecurityDescriptor, Sid
 
 sids = some.builds(
     Sid, some.integers(0, (1 << 48) - 1), some.lists(some.integers(0, 0xFFFFFFFF), max_size=15).map(tuple)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tests.fixtures.guinea_pigs import build
 from tests.fixtures.small_kernel import GOOD, STACK_TOP, SmallKernel
 from vm.emulated.faults import Bugcheck, KernelEvent
-from vm.emulated.image import BadImage, DriverImage
 from vm.emulated.kernel import Kernel
+from vm.emulated.loader.image import BadImage, DriverImage
 
 ACCESS_VIOLATION = 0xC0000005
 MISALIGNMENT = 0x80000002

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fixtures.guinea_pigs import build
-from vm.emulated.pe import DriverImage
-from vm.emulated.symbols import Symbols
+from vm.emulated.debug.symbols import Symbols
+from vm.emulated.loader.pe import DriverImage
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from unicorn.x86_const import UC_X86_REG_RIP
 
 from tests.fixtures.guinea_pigs import build
 from tests.fixtures.small_kernel import SmallKernel
-from vm.emulated.unwind import RSP, BadUnwindData, parse_unwind_info, unwind, walk
+from vm.emulated.exceptions.unwind import RSP, BadUnwindData, parse_unwind_info, unwind, walk
 
 NONVOLATILE = (3, 5, 6, 7, 12, 13, 14, 15)
 

@@ -2,7 +2,7 @@
  * io.c - the part of the I/O manager that drivers' code runs through: passing an IRP to a driver.
  *
  * A dispatch routine may wait, so the call to it is made from guest code: the waiting thread then has no host frames.
- * Which routine to call, and what is wrong with the IRP, the host decides (vm/emulated/irp.py).
+ * Which routine to call, and what is wrong with the IRP, the host decides (vm/emulated/io/irp.py).
  */
 #include "kernel.h"
 #include "processor.h"

@@ -53,7 +53,7 @@ _Static_assert(sizeof(UNICODE_STRING) == 16, "UNICODE_STRING");
 _Static_assert(sizeof(STRING) == 16, "STRING");
 _Static_assert(sizeof(LIST_ENTRY) == 16, "LIST_ENTRY");
 
-/* Filled by the loader with the table of vm.emulated.upcase. */
+/* Filled by the loader with the table of vm.emulated.rtl.upcase. */
 EXPORT extern uint16_t NtUpcaseTable[65536];
 
 /* RtlFailFast, wdm.h: bugcheck 0x139 with the code as first parameter. */

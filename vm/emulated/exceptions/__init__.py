@@ -1,0 +1,1 @@
+"""Structured exceptions and unwinding, as x64 Windows does them."""

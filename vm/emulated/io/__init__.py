@@ -1,0 +1,1 @@
+"""The I/O manager: drivers, devices, files, IRPs, work items."""

@@ -1,0 +1,1 @@
+"""Threads, waits, locks, IRQL, timers and time."""

@@ -1,0 +1,1 @@
+"""Driver images: reading, checking and mapping them."""

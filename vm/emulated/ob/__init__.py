@@ -1,0 +1,1 @@
+"""The object manager: objects, names, handles."""

@@ -1,0 +1,1 @@
+"""Security: descriptors, SDDL, access checks."""
