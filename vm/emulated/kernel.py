@@ -17,6 +17,7 @@ from vm.emulated.cm.registry import Registry
 from vm.emulated.debug.log import DebugLog
 from vm.emulated.debug.symbols import Symbols
 from vm.emulated.exports import ExportTable
+from vm.emulated.fault_injection import FaultInjector
 from vm.emulated.files import Files
 from vm.emulated.io.manager import IoManager
 from vm.emulated.ke.clock import Clock
@@ -152,9 +153,11 @@ class Kernel:
         self.io = IoManager(self)
         self.files = Files(self)
         self.services = Services(self)
+        self.faults = FaultInjector(self)
         self._parts: list[Part] = [
             self.heap, self.clock, self.debug, self.pool, self.threads, self.timers, self.locks, self.lookaside,
             self.ob, self.se, self.registry, self.ps, self.notify, self.events, self.io, self.files, self.services,
+            self.faults,
         ]  # fmt: skip
         self.cpu.initialise_registers()
         self.threads.enter_foreground()

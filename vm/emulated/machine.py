@@ -436,6 +436,21 @@ class EmulatedMachine:
         """100 ns units since 1601 UTC."""
         return self.kernel.clock.system_time()
 
+    # Fault injection
+
+    def fail_call(self, export: str, *, call: int = 1, result: int) -> None:
+        """Let the `call`-th call from now on of an export fail: it returns `result` and does nothing else.
+
+        Raises:
+            MachineConfigurationError: the export is unknown or cannot fail.
+        """
+        self.kernel.faults.fail(export, call=call, result=result)
+
+    @property
+    def failures_pending(self) -> int:
+        """Failures asked for that have not happened yet."""
+        return self.kernel.faults.pending()
+
     # Whole machine
 
     def debug_output(self) -> list[str]:

@@ -103,6 +103,7 @@ class Cpu:
         self.engine.counters.block_limit = self.block_budget
         self.engine.counters.stubs_begin, self.engine.counters.stubs_end = STUBS, STUBS + STUBS_SIZE
         self._handlers: list[Callable[[], int | None]] = []
+        self._index: dict[str, int] = {}
         self._frame = _Frame()
         self._depth = 0
         self._event: BaseException | None = None
@@ -121,7 +122,19 @@ class Cpu:
         index, address = self.stubs.trap()
         self._handlers.append(self._handler(export, address))
         assert len(self._handlers) == index + 1
+        self._index[export.name] = index
         return address
+
+    def interpose(self, export: str, instead: Callable[[], int | None]) -> None:
+        """From now on ask `instead` at each call of a bound export; only when it answers None is the call made."""
+        index = self._index[export]
+        handler = self._handlers[index]
+
+        def interposed() -> int | None:
+            result = instead()
+            return handler() if result is None else result
+
+        self._handlers[index] = interposed
 
     def bind_missing(self, module: str, name: str) -> int:
         """Address of a stub that ends the run when it is called."""
