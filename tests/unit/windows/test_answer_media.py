@@ -15,12 +15,20 @@ import pytest
 
 from vm.errors import MachineBroken, MachineConfigurationError
 from vm.windows import profiles
-from vm.windows.images.answer_media import LABEL, answer_files, check_virtio_media, setup_scripts, write_answer_media
+from vm.windows.images.answer_media import (
+    LABEL,
+    answer_files,
+    check_virtio_media,
+    setup_scripts,
+    shipped_guest_module,
+    write_answer_media,
+)
 from vm.windows.images.credentials import new_credentials
 from vm.windows.images.setup_data import setup_data
 from vm.windows.images.unattend import virtio_drivers
 from vm.windows.profiles.profile import DiskBus
 
+MODULE = {"NtproofGuest.psm1": b"module\n", "NtproofGuest.psd1": b"manifest\n"}
 WIN11 = profiles.load("win11")
 SERVER = profiles.load("server2022")
 
@@ -42,16 +50,19 @@ def read_back(path):
 
 
 def test_the_guest_finds_answers_scripts_and_data(tmp_path):
-    files = answer_files(WIN11, new_credentials(WIN11), image_index=6, guest_files={"guest/ntproof.psm1": b"module"})
+    files = answer_files(WIN11, new_credentials(WIN11), image_index=6, guest_module=MODULE)
     write_answer_media(tmp_path / "answers.iso", files)
 
     label, found = read_back(tmp_path / "answers.iso")
     assert label == LABEL
     assert found == files
-    assert {"autounattend.xml", "ntproof/setup.ps1", "ntproof/steps/90-seal.ps1", "ntproof/guest/ntproof.psm1"} <= set(
-        found
-    )
-    assert json.loads(found["ntproof/data.json"]) == setup_data(WIN11)
+    assert {
+        "autounattend.xml",
+        "ntproof/setup.ps1",
+        "ntproof/steps/90-seal.ps1",
+        "ntproof/guest/NtproofGuest.psm1",
+    } <= set(found)
+    assert json.loads(found["ntproof/data.json"]) == setup_data(WIN11, guest_module="NtproofGuest")
 
 
 def test_only_the_owner_may_read_it(tmp_path):
@@ -186,3 +197,12 @@ def test_an_iso_without_long_names_is_refused(tmp_path):
 
     with pytest.raises(MachineConfigurationError, match="it has no long names"):
         check_virtio_media(tmp_path / "virtio.iso", VIRTIO)
+
+
+def test_the_module_that_remoting_imports_travels_byte_for_byte():
+    """Remoting knows the module by a hash of its bytes."""
+    module = shipped_guest_module()
+    files = answer_files(WIN11, new_credentials(WIN11), image_index=1, guest_module=module)
+
+    assert {f"ntproof/guest/{name}": content for name, content in module.items()}.items() <= files.items()
+    assert json.loads(files["ntproof/data.json"])["guest_module"] == ("NtproofGuest" if module else "")

@@ -126,7 +126,7 @@ def test_the_guest_reports_every_step_of_its_set_up(workshop):
 
     steps = [event.step for event in workshop.listener.guest if isinstance(event, StepStarted)]
     assert steps == sorted(steps)
-    assert len(steps) == 9
+    assert len(steps) == 10
 
 
 @pytest.mark.parametrize(

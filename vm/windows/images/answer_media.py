@@ -22,6 +22,7 @@ from vm.windows.images.unattend_check import check
 from vm.windows.profiles.profile import Profile
 
 LABEL: Final = "NTPROOF"
+GUEST_FOLDER: Final = "guest"
 LONGEST_NAME: Final = 64
 """Characters of a file's name in the Joliet extension, which Windows reads."""
 _INSTALL_HINT: Final = "install it with: pip install ntproof[windows]"
@@ -34,7 +35,7 @@ def answer_files(
     image_index: int,
     with_virtio: bool = False,
     openssh_package: Path | None = None,
-    guest_files: Mapping[str, bytes] | None = None,
+    guest_module: Mapping[str, bytes] | None = None,
 ) -> dict[str, bytes]:
     """Content of the medium by path.
 
@@ -44,7 +45,7 @@ def answer_files(
         image_index: number of the image in the installation medium.
         with_virtio: whether the virtio-win ISO is attached.
         openssh_package: the OpenSSH server's MSI, for guests without Windows Update.
-        guest_files: further files for the guest by their path in the set-up folder.
+        guest_module: files of a PowerShell module to install in the guest, by name; its manifest names the module.
 
     Raises:
         MachineConfigurationError: the answer file would not be accepted, or the package cannot be read.
@@ -56,7 +57,7 @@ def answer_files(
     folder = unattend.SETUP_FOLDER
     found = {unattend.FILE_NAME: answers}
     found |= {f"{folder}/{path}": content for path, content in setup_scripts().items()}
-    found |= {f"{folder}/{path}": content for path, content in (guest_files or {}).items()}
+    found |= {f"{folder}/{GUEST_FOLDER}/{name}": content for name, content in (guest_module or {}).items()}
     package = ""
     if openssh_package is not None:
         package = "openssh.msi"
@@ -64,9 +65,22 @@ def answer_files(
             found[f"{folder}/{package}"] = openssh_package.read_bytes()
         except OSError as error:
             raise MachineConfigurationError(f"--openssh {openssh_package}: {error.strerror}; name its .msi") from error
-    data = setup_data.setup_data(profile, openssh_package=package)
+    data = setup_data.setup_data(profile, openssh_package=package, guest_module=_module_name(guest_module or {}))
     found[f"{folder}/{setup_data.FILE_NAME}"] = json.dumps(data, indent=2, sort_keys=True).encode("utf-8")
     return found
+
+
+def _module_name(files: Mapping[str, bytes]) -> str:
+    """The module's name, which its manifest's file has; empty for no module."""
+    return next((PurePosixPath(name).stem for name in files if name.endswith(".psd1")), "")
+
+
+def shipped_guest_module() -> dict[str, bytes]:
+    """Files of the module that remoting imports in a guest, byte for byte, by name; empty where it is not shipped."""
+    folder = resources.files("vm.windows") / "remoting" / "guest"
+    if not folder.is_dir():
+        return {}
+    return {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.is_file()}
 
 
 def setup_scripts() -> dict[str, bytes]:

@@ -73,7 +73,7 @@ class BuildRequest:
         iso_sha256: the hash that the ISO must have, None to take any.
         virtio_iso: the virtio-win ISO, None for none.
         openssh: the OpenSSH server's MSI, None for none.
-        guest_files: further files for the guest by their path in the set-up folder.
+        guest_module: files of the PowerShell module that the guest is driven through, by name.
         watch: write a picture of the screen while Windows is installed.
         deadlines: how long the installation may take.
         room: free bytes without which the installation does not begin.
@@ -85,7 +85,7 @@ class BuildRequest:
     iso_sha256: str | None = None
     virtio_iso: Path | None = None
     openssh: Path | None = None
-    guest_files: Mapping[str, bytes] | None = None
+    guest_module: Mapping[str, bytes] = field(default_factory=answer_media.shipped_guest_module)
     watch: bool = False
     deadlines: Deadlines = field(default_factory=Deadlines)
     room: int = ROOM_TO_INSTALL
@@ -218,8 +218,8 @@ class ImageBuild:
 
     def _answer_inputs(self) -> Mapping[str, Any]:
         scripts = {path: media.sha256_of_bytes(content) for path, content in answer_media.setup_scripts().items()}
-        more = {path: media.sha256_of_bytes(content) for path, content in (self._request.guest_files or {}).items()}
-        return {"scripts": scripts, "guest_files": more}
+        more = {path: media.sha256_of_bytes(content) for path, content in self._request.guest_module.items()}
+        return {"scripts": scripts, "guest_module": more}
 
     def _write_answers(self) -> Outcome:
         request = self._request
@@ -229,7 +229,7 @@ class ImageBuild:
             image_index=self._runner.facts("media")["iso_index"],
             with_virtio=request.virtio_iso is not None,
             openssh_package=request.openssh,
-            guest_files=request.guest_files,
+            guest_module=request.guest_module,
         )
         write_answer_media(self.folder / ANSWER_MEDIA, files)
         return Outcome((ANSWER_MEDIA,))

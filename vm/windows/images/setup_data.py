@@ -12,12 +12,13 @@ CERTIFICATE_DAYS: Final = 3650
 CERTIFICATE_KEY_BITS: Final = 3072
 
 
-def setup_data(profile: Profile, *, openssh_package: str = "") -> dict[str, object]:
+def setup_data(profile: Profile, *, openssh_package: str = "", guest_module: str = "") -> dict[str, object]:
     """The content of the file.
 
     Args:
         profile: the profile.
         openssh_package: name of the OpenSSH package beside the scripts; empty for none.
+        guest_module: name of the PowerShell module in the folder ``guest`` beside the scripts; empty for none.
     """
     features = profile.features
     return {
@@ -31,6 +32,7 @@ def setup_data(profile: Profile, *, openssh_package: str = "") -> dict[str, obje
         "crash_dump": features.crash_dump.value,
         "defender": features.defender,
         "disable_builtin_administrator": profile.media.family is Family.SERVER,
+        "guest_module": guest_module,
         "memory_integrity": features.memory_integrity,
         "openssh": features.openssh.value,
         "openssh_package": openssh_package,
