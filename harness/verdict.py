@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from vm.win32 import error_name
+
 Json: TypeAlias = dict[str, Any]
 
 SPEC = "docs/reference/process-notify.md"
@@ -195,6 +197,11 @@ def show_text(text: str | None, limit: int = 120) -> str:
         return shown
     units = len(text.encode("utf-16-le", "surrogatepass")) // 2
     return f"{shown[: limit // 2]}...{shown[-limit // 4 :]} ({units} units)"
+
+
+def show_error(code: int) -> str:
+    """A Win32 error as people look it up: number and name."""
+    return f"Win32 error {code} {error_name(code)}" if code else "success"
 
 
 def show_status(status: int | None) -> str:

@@ -26,7 +26,7 @@ from harness.model.tolerances import CLONE_NOTIFIED
 from harness.model.windows import ERROR_INVALID_PARAMETER
 from harness.notification import Create, Exit, Gap, Notification, canonical_text
 from harness.scenario import Clone, Launch, Scenario
-from harness.verdict import SPEC, Discrepancy, Findings, Kind, Verdict, show_text
+from harness.verdict import SPEC, Discrepancy, Findings, Kind, Verdict, show_error, show_text
 from vm.machine import ImageKind
 
 ABI_VERSION: Final = 1
@@ -236,7 +236,7 @@ class Checker:
     def _driver_started(self, item: captured.DriverStarted) -> None:
         if item.error:
             self._over = True
-            self._control("the driver starts", f"Win32 error {item.error}", item.step)
+            self._control("the driver starts", show_error(item.error), item.step)
             return
         self._running = True
         self._drained = True
@@ -267,7 +267,7 @@ class Checker:
 
     def _driver_stopped(self, item: captured.DriverStopped) -> None:
         if item.error:
-            self._control("the driver stops", f"Win32 error {item.error}", item.step)
+            self._control("the driver stops", show_error(item.error), item.step)
             return
         self._settle(final=True, step=item.step)
         self._running = False
@@ -285,7 +285,7 @@ class Checker:
             self._rule_sets += 1
         if valid != accepted or (not valid and item.error != ERROR_INVALID_PARAMETER):
             expected = "the valid set accepted" if valid else f"the invalid set refused with {ERROR_INVALID_PARAMETER}"
-            self._report(Kind.RULES, expected, f"Win32 error {item.error}", item.step, "", _RULES)
+            self._report(Kind.RULES, expected, show_error(item.error), item.step, "", _RULES)
 
     def _rules_read(self, item: captured.RulesRead) -> None:
         if RuleSet(item.rules).rules != self._rules.rules:

@@ -10,7 +10,7 @@ from harness.model.due import Expected
 from harness.model.predict import ExpectedCreate, ExpectedExit, Prediction
 from harness.model.windows import STATUS_SUCCESS, is_win32_error_of, win32_of_status
 from harness.notification import Create, Exit
-from harness.verdict import SPEC, Discrepancy, Kind, show_status, show_text
+from harness.verdict import SPEC, Discrepancy, Kind, show_error, show_status, show_text
 
 _PARENT: Final = f"{SPEC} section 2: ParentProcessId is the inherited-from process"
 _CREATOR: Final = f"{SPEC} section 2: CreatingThreadId is the thread that really creates"
@@ -87,7 +87,7 @@ def caller(item: Launched, prediction: Prediction) -> Iterator[Discrepancy]:
     result = item.result
 
     def differs(kind: Kind, wanted: str, source: str) -> Discrepancy:
-        found = f"Win32 error {result.win32_error}, status {show_status(result.status)}"
+        found = f"{show_error(result.win32_error)}, status {show_status(result.status)}"
         return Discrepancy(kind, wanted, found, item.step, item.label, None, source)
 
     if prediction.status == STATUS_SUCCESS:
@@ -99,6 +99,6 @@ def caller(item: Launched, prediction: Prediction) -> Iterator[Discrepancy]:
         yield differs(kind, f"the creation fails with {show_status(prediction.status)}", source)
     elif not is_win32_error_of(result.win32_error, prediction.status):
         known = win32_of_status(prediction.status)
-        yield differs(Kind.LAUNCH_RESULT, f"Win32 error {known} for {show_status(prediction.status)}", _WIN32)
+        yield differs(Kind.LAUNCH_RESULT, f"{show_error(known)} for {show_status(prediction.status)}", _WIN32)
     elif result.status is not None and result.status != prediction.status:
         yield differs(Kind.LAUNCH_RESULT, f"status {show_status(prediction.status)}", _WIN32)
