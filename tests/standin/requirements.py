@@ -1,0 +1,20 @@
+"""What these tests need beyond the core: absent, they skip with one line; in CI that is a failure."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import pytest
+
+MODULES = ("pypsrp", "paramiko", "psrpcore")
+
+
+def require_remoting():
+    missing = [name for name in MODULES if importlib.util.find_spec(name) is None]
+    if not missing:
+        return
+    message = f"{', '.join(missing)} missing: pip install 'ntproof[windows,dev]'"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message, allow_module_level=True)

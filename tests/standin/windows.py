@@ -1,0 +1,234 @@
+"""A small Windows in memory: files, services, certificates, programs, event logs. What it cannot do, it refuses.
+
+It holds state and answers with Win32 errors; it knows nothing of PowerShell. Nothing of it succeeds without an effect
+that another call can see.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from vm import win32
+from vm.machine import RegistryValue
+
+ERROR_SHUTDOWN_IN_PROGRESS = 1115
+ADMINISTRATOR = "administrator"
+SERVICE_STOPPED, SERVICE_RUNNING = 1, 4  # winsvc.h
+
+FILETIME_OF_1970 = 116444736000000000
+
+Program = Callable[[list[str], Iterator[str]], Iterator[str]]
+"""Takes arguments and input lines, gives output lines, and returns its exit code."""
+
+
+class Refused(Exception):
+    """A Win32 call failed."""
+
+    def __init__(self, code, call):
+        super().__init__(f"{call}: {win32.error_name(code)}")
+        self.code = code
+        self.call = call
+
+
+@dataclass
+class Service:
+    name: str
+    image: str
+    state: int = SERVICE_STOPPED
+    exit_code: int = 0
+    parameters: dict[str, RegistryValue] = field(default_factory=dict)
+    deleted: bool = False
+
+
+@dataclass
+class StoredFile:
+    path: str
+    content: bytes
+    written: float
+
+
+class Files:
+    """Files by path, without regard to case; folders exist when a file or New-Item made them."""
+
+    def __init__(self):
+        self._files = {}
+        self._folders = {"c:"}
+        self._lock = threading.Lock()
+        self.capacity = 1 << 40
+
+    @staticmethod
+    def key(path):
+        drive, colon, rest = path.partition(":")
+        if not colon or len(drive) != 1 or not rest.startswith("\\") or any(sign in rest for sign in '/:*?"<>|'):
+            raise Refused(win32.ERROR_INVALID_NAME, "CreateFileW")
+        return path.lower().rstrip("\\")
+
+    def get(self, path):
+        return self._files.get(self.key(path))
+
+    def read(self, path):
+        found = self.get(path)
+        if found is None:
+            known = self.key(path).rpartition("\\")[0] in self._folders
+            raise Refused(win32.ERROR_FILE_NOT_FOUND if known else win32.ERROR_PATH_NOT_FOUND, "CreateFileW")
+        return found.content
+
+    def write(self, path, content, *, make_folders=True):
+        key = self.key(path)
+        if key in self._folders:
+            raise Refused(win32.ERROR_ACCESS_DENIED, "CreateFileW")
+        folder = path.rpartition("\\")[0]
+        if make_folders:
+            self.make_folder(folder)
+        elif self.key(folder) not in self._folders:
+            raise Refused(win32.ERROR_PATH_NOT_FOUND, "CreateFileW")
+        with self._lock:
+            others = sum(len(file.content) for other, file in self._files.items() if other != key)
+            if others + len(content) > self.capacity:
+                raise Refused(112, "WriteFile")
+            self._files[key] = StoredFile(path, bytes(content), time.time())
+
+    def move(self, source, destination):
+        content = self.read(source)
+        self.write(destination, content, make_folders=False)
+        self.remove(source)
+
+    def remove(self, path):
+        self._files.pop(self.key(path), None)
+
+    def make_folder(self, path):
+        parts = self.key(path + "\\").split("\\")
+        for count in range(1, len(parts) + 1):
+            folder = "\\".join(parts[:count])
+            if folder in self._files:
+                raise Refused(win32.ERROR_ALREADY_EXISTS, "CreateDirectoryW")
+            self._folders.add(folder)
+
+    def is_folder(self, path):
+        return self.key(path + "\\") in self._folders
+
+    def within(self, folder):
+        prefix = self.key(folder + "\\") + "\\"
+        return [file for key, file in sorted(self._files.items()) if key.startswith(prefix)]
+
+
+class SmallWindows:
+    """The machine as a whole.
+
+    `admit` decides what the system makes of a driver's image when its service is started: a Win32 error, 0 for
+    success. `programs` gives what runs for an executable's path.
+    """
+
+    def __init__(self):
+        self.files = Files()
+        self.services = {}
+        self.roots = {}
+        self.publishers = {}
+        self.programs = {}
+        self.logs = {"Security": []}
+        self.auditing = False
+        self.verifier_flags = 0
+        self.verified = set()
+        self.low_resources = {}
+        self.crash_control = {"DumpType": 7, "AutoReboot": True}
+        self.boot_id = str(uuid.uuid4())
+        self.test_signing = True
+        self.admit = admit_signed
+        self.restart_asked = threading.Event()
+        self.next_pid = 4096
+
+    def restart(self):
+        """What a restart leaves: files, services and settings, but nothing that ran."""
+        self.boot_id = str(uuid.uuid4())
+        self.verifier_flags = 0
+        self.verified.clear()
+        self.low_resources.clear()
+        self.restart_asked.clear()
+        self.services = {key: service for key, service in self.services.items() if not service.deleted}
+        for service in self.services.values():
+            service.state = SERVICE_STOPPED
+
+    def new_pid(self):
+        self.next_pid += 4
+        return self.next_pid
+
+    @staticmethod
+    def system_time():
+        return FILETIME_OF_1970 + time.time_ns() // 100
+
+    # Services
+
+    def create_service(self, name, image):
+        if not name or len(name) > 256 or "/" in name or "\\" in name:
+            raise Refused(win32.ERROR_INVALID_NAME, "CreateServiceW")
+        existing = self.services.get(name.lower())
+        if existing is not None:
+            code = win32.ERROR_SERVICE_MARKED_FOR_DELETE if existing.deleted else win32.ERROR_SERVICE_EXISTS
+            raise Refused(code, "CreateServiceW")
+        self.services[name.lower()] = Service(name, image)
+
+    def service(self, name, call="OpenServiceW"):
+        try:
+            return self.services[name.lower()]
+        except KeyError:
+            raise Refused(win32.ERROR_SERVICE_DOES_NOT_EXIST, call) from None
+
+    def start_service(self, name):
+        service = self.service(name)
+        if service.deleted:
+            raise Refused(win32.ERROR_SERVICE_MARKED_FOR_DELETE, "StartServiceW")
+        if service.state == SERVICE_RUNNING:
+            raise Refused(win32.ERROR_SERVICE_ALREADY_RUNNING, "StartServiceW")
+        image = self.files.get(service.image)
+        code = win32.ERROR_FILE_NOT_FOUND if image is None else self.admit(self, image.content)
+        service.exit_code = code
+        if code:
+            raise Refused(code, "StartServiceW")
+        service.state = SERVICE_RUNNING
+
+    def stop_service(self, name):
+        service = self.service(name)
+        if service.state != SERVICE_RUNNING:
+            raise Refused(win32.ERROR_SERVICE_NOT_ACTIVE, "ControlService")
+        service.state = SERVICE_STOPPED
+        if service.deleted:
+            del self.services[name.lower()]
+        return service
+
+    def delete_service(self, name):
+        service = self.service(name)
+        if service.deleted:
+            raise Refused(win32.ERROR_SERVICE_MARKED_FOR_DELETE, "DeleteService")
+        service.deleted = True
+        if service.state == SERVICE_STOPPED:
+            del self.services[name.lower()]
+
+    # Programs
+
+    def program(self, path):
+        if path.lower() in self.programs:
+            return self.programs[path.lower()]
+        self.files.read(path)
+        raise Refused(win32.ERROR_BAD_EXE_FORMAT, "CreateProcessW")
+
+    # Event logs
+
+    def record(self, log, event_id, xml):
+        records = self.logs[log]
+        records.append((records[-1][0] + 1 if records else 1, event_id, xml))
+
+
+def admit_signed(windows, image):
+    """Images that start like one, under test signing, once any certificate is trusted."""
+    if not image.startswith(b"MZ"):
+        return win32.ERROR_BAD_EXE_FORMAT
+    return 0 if windows.test_signing and windows.roots else win32.ERROR_INVALID_IMAGE_HASH
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,219 @@
+"""The guest module against the command schema and the house rules for PowerShell that runs in a guest.
+
+tree-sitter's grammar accepts less and more than PowerShell does, so these rules name what they look for.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from tests.standin.requirements import require_remoting
+
+require_remoting()
+pytest.importorskip("tree_sitter_powershell", reason="pip install 'ntproof[dev]'")
+
+from tests.unit.remoting import powershell  # noqa: E402 - only where tree-sitter is installed
+from vm.windows.remoting.module import FILES, load_module  # noqa: E402
+from vm.windows.remoting.schema import Returns, ValueType, guest_schema  # noqa: E402
+
+SOURCE = load_module().files["NtproofGuest.psm1"]
+ROOT = powershell.parse(SOURCE)
+FUNCTIONS = powershell.functions(ROOT)
+COMMANDS = {command.name: command for command in guest_schema()}
+
+TYPES = {
+    ValueType.STRING: "string",
+    ValueType.STRINGS: "string[]",
+    ValueType.BYTES: "byte[]",
+    ValueType.SWITCH: "switch",
+    ValueType.INT32: "int",
+    ValueType.UINT32: "uint32",
+    ValueType.INT64: "long",
+    ValueType.UINT64: "uint64",
+    ValueType.DATETIME: "string",
+}
+
+# Cmdlets of the modules that Windows PowerShell 5.1 itself brings.
+CMDLETS = {
+    "Add-Type",
+    "ForEach-Object",
+    "Get-CimInstance",
+    "Get-Service",
+    "Join-Path",
+    "New-Object",
+    "Set-StrictMode",
+    "Sort-Object",
+    "Where-Object",
+}
+
+# What Windows PowerShell 5.1 does not have, and what would make data into code.
+FORBIDDEN = {
+    "a ternary": r"\?\s*[^\s{]+\s+:\s",
+    "null coalescing": r"\?\?",
+    "null-conditional access": r"\?\.|\?\[",
+    "a pipeline chain": r"&&|\|\|",
+    "a call operator": r"(?m)(^|[=(;{|])\s*&\s*[$'\"(]",
+    "Invoke-Expression": r"(?i)\biex\b|invoke-expression",
+    "a script made from text": r"(?i)\[scriptblock\]|::Create\(\$[a-z]*script|-EncodedCommand|ExpandString",
+    "the clean block": r"(?m)^\s*clean\s*\{",
+    "an expandable string": r'"',
+    "a cmdlet of PowerShell 7": r"(?i)\b(Get-Error|Join-String|Remove-Service|Test-Json|Get-Uptime)\b",
+    "a parameter of PowerShell 7": r"(?i)-(Parallel|AsByteStream|AsHashtable|AsUTC)\b",
+}
+
+
+def code_lines():
+    """The module without comments and without the contents of literal strings."""
+    text = re.sub(r"(?m)^\s*#.*$", "", SOURCE.decode("ascii"))
+    return re.sub(r"'[^'\n]*'", "''", text)
+
+
+def test_the_module_parses():
+    assert powershell.errors(ROOT) == []
+
+
+@pytest.mark.parametrize("broken", [b"function A-B {", b"if ($a { 1 }", b"$x = @{ a = }"])
+def test_a_script_that_does_not_parse_is_noticed(broken):
+    assert powershell.errors(powershell.parse(broken))
+
+
+def test_the_sources_are_plain_ascii():
+    # Windows PowerShell reads a file without a byte order mark in the system's code page.
+    assert all(content.isascii() for content in load_module().files.values())
+
+
+def test_each_function_is_an_advanced_function():
+    assert [name for name, node in FUNCTIONS.items() if not powershell.is_advanced(node)] == []
+
+
+def test_the_manifest_exports_exactly_the_commands_of_the_schema():
+    manifest = load_module().files["NtproofGuest.psd1"].decode()
+    block = manifest[manifest.index("FunctionsToExport") :]
+
+    assert sorted(re.findall(r"'([^']+)'", block)) == sorted(COMMANDS)
+    assert powershell.errors(powershell.parse(manifest.encode())) == []
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_a_param_block_is_what_the_schema_says(name):
+    expected = [
+        powershell.ParameterBlock(
+            name=parameter.name,
+            type=TYPES[parameter.type],
+            mandatory=parameter.required,
+            values=parameter.values,
+            limits=expected_limits(parameter),
+        )
+        for parameter in COMMANDS[name].parameters.values()
+    ]
+
+    assert powershell.parameters(FUNCTIONS[name]) == expected
+
+
+def expected_limits(parameter):
+    if parameter.minimum is None and parameter.maximum is None:
+        return ()
+    low = 0 if parameter.minimum is None else parameter.minimum
+    return (str(low), "[long]::MaxValue" if parameter.maximum is None else str(parameter.maximum))
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_a_function_emits_the_objects_that_the_schema_says(name):
+    objects = powershell.emitted_objects(FUNCTIONS[name])
+
+    if COMMANDS[name].returns is Returns.NONE:
+        assert objects == []
+    else:
+        assert objects
+        assert all(keys == list(COMMANDS[name].results) for keys in objects)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_a_failure_is_raised_exactly_where_the_schema_says(name):
+    def raised(function, seen):
+        own = set(re.findall(r"NtproofFailureRecord -Name '(\w+)'", powershell.text(FUNCTIONS[function])))
+        helpers = {called for called in powershell.called(FUNCTIONS[function]) if called in FUNCTIONS} - seen
+        return own.union(*(raised(helper, seen | helpers) for helper in helpers))
+
+    assert raised(name, {name}) == set(COMMANDS[name].failures)
+
+
+def test_only_cmdlets_that_every_windows_has_are_called():
+    called = set(powershell.called(ROOT))
+
+    assert called - set(FUNCTIONS) - CMDLETS == set()
+
+
+def test_no_function_assigns_to_one_of_its_parameters():
+    # Names differ in case only by accident, and a parameter keeps its type and its validation when assigned to.
+    offences = []
+    for name, node in FUNCTIONS.items():
+        known = {parameter.name.lower() for parameter in powershell.parameters(node)}
+        offences += [(name, variable) for variable in powershell.assigned(node) if variable.lower() in known]
+
+    assert offences == []
+
+
+def test_an_assignment_to_a_parameter_is_noticed():
+    source = b"function A-B {\n [CmdletBinding()]\n param([int] $Count)\n $count = 1\n}\n"
+    function = powershell.functions(powershell.parse(source))["A-B"]
+
+    assert [name.lower() for name in powershell.assigned(function)] == ["count"]
+
+
+@pytest.mark.parametrize("what", sorted(FORBIDDEN))
+def test_the_module_has_nothing_that_is_forbidden(what):
+    assert re.findall(FORBIDDEN[what], code_lines()) == []
+
+
+@pytest.mark.parametrize(
+    ("what", "example"),
+    [
+        ("a ternary", "$a = $b ? 1 : 2"),
+        ("null coalescing", "$a = $b ?? 1"),
+        ("null-conditional access", "${a}?.Length"),
+        ("a pipeline chain", "a && b"),
+        ("a call operator", "& $program"),
+        ("Invoke-Expression", "iex $x"),
+        ("a script made from text", "[scriptblock]::Create($x)"),
+        ("an expandable string", '"a $b"'),
+    ],
+)
+def test_what_is_forbidden_is_recognised(what, example):
+    assert re.search(FORBIDDEN[what], example)
+
+
+def test_each_native_type_that_the_module_uses_is_in_its_source():
+    native = load_module().files["NtproofNative.cs"].decode()
+    used = set(re.findall(r"\[Ntproof\.(\w+)\]::(\w+)", SOURCE.decode()))
+    made = set(re.findall(r"-TypeName Ntproof\.(\w+)", SOURCE.decode()))
+
+    assert used
+    assert all(f"class {kind}" in native and f"public static Outcome {method}(" in native for kind, method in used)
+    assert all(f"class {kind}" in native for kind in made)
+
+
+@pytest.mark.skipif(shutil.which("mcs") is None, reason="a C# compiler is missing: apt-get install mono-mcs")
+def test_the_native_source_is_csharp_5_without_warnings(tmp_path):
+    source = tmp_path / "NtproofNative.cs"
+    source.write_bytes(load_module().files["NtproofNative.cs"])
+
+    done = subprocess.run(
+        ["mcs", "-langversion:5", "-target:library", "-warn:4", "-warnaserror", f"-out:{tmp_path / 'n.dll'}", source],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_hash_of_the_module_covers_each_of_its_files():
+    module = load_module()
+    changed = {type(module)({**module.files, name: module.files[name] + b"\n"}).sha256 for name in FILES}
+
+    assert len(changed | {module.sha256}) == len(FILES) + 1

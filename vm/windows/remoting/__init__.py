@@ -1,0 +1,1 @@
+"""Everything that crosses the line to a Windows guest: PowerShell Remoting, SSH, and the module that runs there."""

@@ -1,0 +1,557 @@
+// Win32 calls that PowerShell has no cmdlet for, and programs whose lines are kept until they are fetched.
+// C# 5, which is what the compiler of the .NET Framework on every Windows understands. Nothing here throws for an answer
+// of Windows: each method returns an Outcome with the Win32 error and the call that gave it.
+
+using System;
+using System.Collections.Generic;
+using System.ComponentModel;
+using System.Diagnostics;
+using System.IO;
+using System.Runtime.InteropServices;
+using System.Text;
+using System.Threading;
+
+namespace Ntproof
+{
+    // What a call gave. Error is 0 for success.
+    public sealed class Outcome
+    {
+        public string Call;
+        public uint Error;
+        public uint State;
+        public uint ExitCode;
+        public uint ServiceType;
+        public uint StartType;
+        public string ImagePath;
+        public uint Value;
+
+        public static Outcome Success()
+        {
+            return new Outcome { Call = "", Error = 0 };
+        }
+
+        public static Outcome Failure(string call)
+        {
+            return Failure(call, (uint)Marshal.GetLastWin32Error());
+        }
+
+        public static Outcome Failure(string call, uint error)
+        {
+            return new Outcome { Call = call, Error = error };
+        }
+    }
+
+    // The service control manager (winsvc.h).
+    public static class Services
+    {
+        private const uint SC_MANAGER_CONNECT = 0x0001, SC_MANAGER_CREATE_SERVICE = 0x0002;
+        private const uint SERVICE_QUERY_CONFIG = 0x0001, SERVICE_QUERY_STATUS = 0x0004, SERVICE_START = 0x0010;
+        private const uint SERVICE_STOP = 0x0020, DELETE = 0x00010000;
+        private const uint SERVICE_KERNEL_DRIVER = 1, SERVICE_DEMAND_START = 3, SERVICE_ERROR_NORMAL = 1;
+        private const uint SERVICE_CONTROL_STOP = 1;
+        private const uint ERROR_INSUFFICIENT_BUFFER = 122;
+
+        [StructLayout(LayoutKind.Sequential)]
+        private struct SERVICE_STATUS
+        {
+            public uint Type, State, Controls, Win32ExitCode, ServiceExitCode, CheckPoint, WaitHint;
+        }
+
+        [StructLayout(LayoutKind.Sequential)]
+        private struct QUERY_SERVICE_CONFIG
+        {
+            public uint Type, StartType, ErrorControl;
+            public IntPtr Path, LoadOrderGroup;
+            public uint TagId;
+            public IntPtr Dependencies, StartName, DisplayName;
+        }
+
+        [DllImport("advapi32.dll", SetLastError = true, CharSet = CharSet.Unicode, ExactSpelling = true)]
+        private static extern IntPtr OpenSCManagerW(string machine, string database, uint access);
+
+        [DllImport("advapi32.dll", SetLastError = true, CharSet = CharSet.Unicode, ExactSpelling = true)]
+        private static extern IntPtr CreateServiceW(
+            IntPtr manager, string name, string displayName, uint access, uint type, uint start, uint errorControl,
+            string path, string group, IntPtr tag, string dependencies, string account, string password);
+
+        [DllImport("advapi32.dll", SetLastError = true, CharSet = CharSet.Unicode, ExactSpelling = true)]
+        private static extern IntPtr OpenServiceW(IntPtr manager, string name, uint access);
+
+        [DllImport("advapi32.dll", SetLastError = true, ExactSpelling = true)]
+        private static extern bool StartServiceW(IntPtr service, uint count, IntPtr arguments);
+
+        [DllImport("advapi32.dll", SetLastError = true, ExactSpelling = true)]
+        private static extern bool ControlService(IntPtr service, uint control, out SERVICE_STATUS status);
+
+        [DllImport("advapi32.dll", SetLastError = true, ExactSpelling = true)]
+        private static extern bool QueryServiceStatus(IntPtr service, out SERVICE_STATUS status);
+
+        [DllImport("advapi32.dll", SetLastError = true, ExactSpelling = true)]
+        private static extern bool QueryServiceConfigW(IntPtr service, IntPtr buffer, uint size, out uint needed);
+
+        [DllImport("advapi32.dll", SetLastError = true, ExactSpelling = true)]
+        private static extern bool DeleteService(IntPtr service);
+
+        [DllImport("advapi32.dll", ExactSpelling = true)]
+        private static extern bool CloseServiceHandle(IntPtr handle);
+
+        public static Outcome Create(string name, string path)
+        {
+            IntPtr manager = OpenSCManagerW(null, null, SC_MANAGER_CONNECT | SC_MANAGER_CREATE_SERVICE);
+            if (manager == IntPtr.Zero)
+            {
+                return Outcome.Failure("OpenSCManagerW");
+            }
+            try
+            {
+                IntPtr service = CreateServiceW(
+                    manager, name, name, SERVICE_QUERY_STATUS, SERVICE_KERNEL_DRIVER, SERVICE_DEMAND_START,
+                    SERVICE_ERROR_NORMAL, path, null, IntPtr.Zero, null, null, null);
+                if (service == IntPtr.Zero)
+                {
+                    return Outcome.Failure("CreateServiceW");
+                }
+                CloseServiceHandle(service);
+                return Outcome.Success();
+            }
+            finally
+            {
+                CloseServiceHandle(manager);
+            }
+        }
+
+        public static Outcome Start(string name)
+        {
+            return With(name, SERVICE_START, delegate(IntPtr service)
+            {
+                return StartServiceW(service, 0, IntPtr.Zero) ? Outcome.Success() : Outcome.Failure("StartServiceW");
+            });
+        }
+
+        public static Outcome Stop(string name)
+        {
+            return With(name, SERVICE_STOP, delegate(IntPtr service)
+            {
+                SERVICE_STATUS status;
+                if (!ControlService(service, SERVICE_CONTROL_STOP, out status))
+                {
+                    return Outcome.Failure("ControlService");
+                }
+                return Told(status);
+            });
+        }
+
+        public static Outcome Delete(string name)
+        {
+            return With(name, DELETE, delegate(IntPtr service)
+            {
+                return DeleteService(service) ? Outcome.Success() : Outcome.Failure("DeleteService");
+            });
+        }
+
+        public static Outcome Query(string name)
+        {
+            return With(name, SERVICE_QUERY_STATUS | SERVICE_QUERY_CONFIG, QueryOpened);
+        }
+
+        private static Outcome QueryOpened(IntPtr service)
+        {
+            SERVICE_STATUS status;
+            if (!QueryServiceStatus(service, out status))
+            {
+                return Outcome.Failure("QueryServiceStatus");
+            }
+            uint needed;
+            if (!QueryServiceConfigW(service, IntPtr.Zero, 0, out needed)
+                && Marshal.GetLastWin32Error() != ERROR_INSUFFICIENT_BUFFER)
+            {
+                return Outcome.Failure("QueryServiceConfigW");
+            }
+            IntPtr buffer = Marshal.AllocHGlobal((int)needed);
+            try
+            {
+                if (!QueryServiceConfigW(service, buffer, needed, out needed))
+                {
+                    return Outcome.Failure("QueryServiceConfigW");
+                }
+                QUERY_SERVICE_CONFIG config =
+                    (QUERY_SERVICE_CONFIG)Marshal.PtrToStructure(buffer, typeof(QUERY_SERVICE_CONFIG));
+                Outcome found = Told(status);
+                found.ServiceType = config.Type;
+                found.StartType = config.StartType;
+                found.ImagePath = Marshal.PtrToStringUni(config.Path);
+                return found;
+            }
+            finally
+            {
+                Marshal.FreeHGlobal(buffer);
+            }
+        }
+
+        private static Outcome Told(SERVICE_STATUS status)
+        {
+            Outcome found = Outcome.Success();
+            found.State = status.State;
+            found.ExitCode = status.Win32ExitCode;
+            return found;
+        }
+
+        private static Outcome With(string name, uint access, Func<IntPtr, Outcome> work)
+        {
+            IntPtr manager = OpenSCManagerW(null, null, SC_MANAGER_CONNECT);
+            if (manager == IntPtr.Zero)
+            {
+                return Outcome.Failure("OpenSCManagerW");
+            }
+            try
+            {
+                IntPtr service = OpenServiceW(manager, name, access);
+                if (service == IntPtr.Zero)
+                {
+                    return Outcome.Failure("OpenServiceW");
+                }
+                try
+                {
+                    return work(service);
+                }
+                finally
+                {
+                    CloseServiceHandle(service);
+                }
+            }
+            finally
+            {
+                CloseServiceHandle(manager);
+            }
+        }
+    }
+
+    // Files, code integrity, restart.
+    public static class Machine
+    {
+        private const uint MOVEFILE_REPLACE_EXISTING = 1, MOVEFILE_WRITE_THROUGH = 8;
+        private const int SystemCodeIntegrityInformation = 103;
+        private const uint TOKEN_ADJUST_PRIVILEGES = 0x20, TOKEN_QUERY = 0x8, SE_PRIVILEGE_ENABLED = 2;
+        private const uint ERROR_NOT_ALL_ASSIGNED = 1300, ERROR_PRIVILEGE_NOT_HELD = 1314;
+        // SHTDN_REASON_MAJOR_APPLICATION | SHTDN_REASON_MINOR_MAINTENANCE | SHTDN_REASON_FLAG_PLANNED (reason.h)
+        private const uint Reason = 0x00040000 | 0x00000001 | 0x80000000;
+
+        [StructLayout(LayoutKind.Sequential)]
+        private struct SYSTEM_CODEINTEGRITY_INFORMATION
+        {
+            public uint Length, CodeIntegrityOptions;
+        }
+
+        [StructLayout(LayoutKind.Sequential, Pack = 4)]
+        private struct TOKEN_PRIVILEGES
+        {
+            public uint Count;
+            public long Luid;
+            public uint Attributes;
+        }
+
+        [DllImport("kernel32.dll", SetLastError = true, CharSet = CharSet.Unicode, ExactSpelling = true)]
+        private static extern bool MoveFileExW(string source, string destination, uint flags);
+
+        [DllImport("ntdll.dll", ExactSpelling = true)]
+        private static extern int NtQuerySystemInformation(
+            int kind, ref SYSTEM_CODEINTEGRITY_INFORMATION information, uint length, out uint returned);
+
+        [DllImport("ntdll.dll", ExactSpelling = true)]
+        private static extern uint RtlNtStatusToDosError(int status);
+
+        [DllImport("kernel32.dll", ExactSpelling = true)]
+        private static extern IntPtr GetCurrentProcess();
+
+        [DllImport("kernel32.dll", ExactSpelling = true)]
+        private static extern bool CloseHandle(IntPtr handle);
+
+        [DllImport("advapi32.dll", SetLastError = true, ExactSpelling = true)]
+        private static extern bool OpenProcessToken(IntPtr process, uint access, out IntPtr token);
+
+        [DllImport("advapi32.dll", SetLastError = true, CharSet = CharSet.Unicode, ExactSpelling = true)]
+        private static extern bool LookupPrivilegeValueW(string system, string name, out long luid);
+
+        [DllImport("advapi32.dll", SetLastError = true, ExactSpelling = true)]
+        private static extern bool AdjustTokenPrivileges(
+            IntPtr token, bool disableAll, ref TOKEN_PRIVILEGES state, uint length, IntPtr previous, IntPtr returned);
+
+        [DllImport("advapi32.dll", SetLastError = true, CharSet = CharSet.Unicode, ExactSpelling = true)]
+        private static extern bool InitiateSystemShutdownExW(
+            string machine, string message, uint seconds, bool forceApplications, bool restart, uint reason);
+
+        public static Outcome Move(string source, string destination)
+        {
+            uint flags = MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH;
+            return MoveFileExW(source, destination, flags) ? Outcome.Success() : Outcome.Failure("MoveFileExW");
+        }
+
+        // Microsoft's page of NtQuerySystemInformation documents the class, the structure and its options.
+        public static Outcome CodeIntegrity()
+        {
+            SYSTEM_CODEINTEGRITY_INFORMATION information = new SYSTEM_CODEINTEGRITY_INFORMATION();
+            information.Length = (uint)Marshal.SizeOf(typeof(SYSTEM_CODEINTEGRITY_INFORMATION));
+            uint returned;
+            int status = NtQuerySystemInformation(
+                SystemCodeIntegrityInformation, ref information, information.Length, out returned);
+            if (status < 0)
+            {
+                return Outcome.Failure("NtQuerySystemInformation", RtlNtStatusToDosError(status));
+            }
+            Outcome found = Outcome.Success();
+            found.Value = information.CodeIntegrityOptions;
+            return found;
+        }
+
+        public static Outcome Restart(uint seconds)
+        {
+            IntPtr token;
+            if (!OpenProcessToken(GetCurrentProcess(), TOKEN_ADJUST_PRIVILEGES | TOKEN_QUERY, out token))
+            {
+                return Outcome.Failure("OpenProcessToken");
+            }
+            try
+            {
+                TOKEN_PRIVILEGES wanted = new TOKEN_PRIVILEGES { Count = 1, Attributes = SE_PRIVILEGE_ENABLED };
+                if (!LookupPrivilegeValueW(null, "SeShutdownPrivilege", out wanted.Luid))
+                {
+                    return Outcome.Failure("LookupPrivilegeValueW");
+                }
+                if (!AdjustTokenPrivileges(token, false, ref wanted, 0, IntPtr.Zero, IntPtr.Zero))
+                {
+                    return Outcome.Failure("AdjustTokenPrivileges");
+                }
+                if (Marshal.GetLastWin32Error() == ERROR_NOT_ALL_ASSIGNED)
+                {
+                    return Outcome.Failure("AdjustTokenPrivileges", ERROR_PRIVILEGE_NOT_HELD);
+                }
+                return InitiateSystemShutdownExW(null, null, seconds, true, true, Reason)
+                    ? Outcome.Success()
+                    : Outcome.Failure("InitiateSystemShutdownExW");
+            }
+            finally
+            {
+                CloseHandle(token);
+            }
+        }
+    }
+
+    // One line of a program, or its end.
+    public sealed class Line
+    {
+        public long Sequence;
+        public string Stream;
+        public string Text;
+        public uint ProcessId;
+        public uint? ExitCode;
+    }
+
+    // A program whose lines are numbered and kept until somebody asks for those after them. What a program may be given
+    // is its input; arguments are quoted by the rules of CommandLineToArgvW.
+    public sealed class Agent : IDisposable
+    {
+        private const uint ERROR_BROKEN_PIPE = 109;
+        private static readonly Encoding Utf8 = new UTF8Encoding(false);
+
+        private readonly object gate = new object();
+        private readonly LinkedList<Line> lines = new LinkedList<Line>();
+        private readonly Process process = new Process();
+        private int readers = 2;
+        private long sequence;
+        private uint? exitCode;
+
+        public Outcome Start(string path, string[] arguments)
+        {
+            process.StartInfo = new ProcessStartInfo(path, Quote(arguments))
+            {
+                UseShellExecute = false,
+                CreateNoWindow = true,
+                RedirectStandardInput = true,
+                RedirectStandardOutput = true,
+                RedirectStandardError = true,
+                StandardOutputEncoding = Utf8,
+                StandardErrorEncoding = Utf8,
+            };
+            try
+            {
+                process.Start();
+            }
+            catch (Win32Exception error)
+            {
+                return Outcome.Failure("CreateProcessW", (uint)error.NativeErrorCode);
+            }
+            Read(process.StandardOutput, "out");
+            Read(process.StandardError, "err");
+            return Outcome.Success();
+        }
+
+        public uint Id
+        {
+            get { return (uint)process.Id; }
+        }
+
+        public Outcome Send(byte[] data)
+        {
+            try
+            {
+                Stream input = process.StandardInput.BaseStream;
+                input.Write(data, 0, data.Length);
+                input.Flush();
+                return Outcome.Success();
+            }
+            catch (IOException)
+            {
+                return Outcome.Failure("WriteFile", ERROR_BROKEN_PIPE);
+            }
+            catch (ObjectDisposedException)
+            {
+                return Outcome.Failure("WriteFile", ERROR_BROKEN_PIPE);
+            }
+        }
+
+        public Outcome SendLine(string line)
+        {
+            return Send(Utf8.GetBytes(line + "\n"));
+        }
+
+        public void CloseInput()
+        {
+            try
+            {
+                process.StandardInput.Close();
+            }
+            catch (IOException)
+            {
+                // It ended before it read everything; its exit code says so.
+            }
+        }
+
+        // The lines after a number, waiting for the first of them. Those up to the number are forgotten.
+        public Line[] After(long number, int milliseconds)
+        {
+            DateTime end = DateTime.UtcNow.AddMilliseconds(milliseconds);
+            lock (gate)
+            {
+                while (lines.Count > 0 && lines.First.Value.Sequence <= number)
+                {
+                    lines.RemoveFirst();
+                }
+                while (lines.Count == 0 && exitCode == null)
+                {
+                    TimeSpan left = end - DateTime.UtcNow;
+                    if (left <= TimeSpan.Zero)
+                    {
+                        break;
+                    }
+                    Monitor.Wait(gate, left);
+                }
+                Line[] found = new Line[lines.Count];
+                lines.CopyTo(found, 0);
+                return found;
+            }
+        }
+
+        // Closes the input, waits, and kills what is left. The exit code is null for a program that had to be killed.
+        public uint? Stop(int milliseconds)
+        {
+            CloseInput();
+            bool ended = process.WaitForExit(milliseconds);
+            if (!ended)
+            {
+                Kill();
+            }
+            return ended ? (uint?)unchecked((uint)process.ExitCode) : null;
+        }
+
+        public void Kill()
+        {
+            try
+            {
+                process.Kill();
+                process.WaitForExit(5000);
+            }
+            catch (InvalidOperationException)
+            {
+                // It has ended already.
+            }
+            catch (Win32Exception)
+            {
+                // It is ending.
+            }
+        }
+
+        public void Dispose()
+        {
+            process.Dispose();
+        }
+
+        private void Read(StreamReader reader, string stream)
+        {
+            Thread thread = new Thread(delegate()
+            {
+                try
+                {
+                    string text;
+                    while ((text = reader.ReadLine()) != null)
+                    {
+                        Add(new Line { Stream = stream, Text = text });
+                    }
+                }
+                catch (IOException)
+                {
+                    // The pipe broke with the program.
+                }
+                catch (ObjectDisposedException)
+                {
+                    // Stopped while it was read.
+                }
+                if (Interlocked.Decrement(ref readers) == 0)
+                {
+                    process.WaitForExit();
+                    Add(new Line { Stream = "exit", ExitCode = unchecked((uint)process.ExitCode) });
+                }
+            });
+            thread.IsBackground = true;
+            thread.Start();
+        }
+
+        private void Add(Line line)
+        {
+            lock (gate)
+            {
+                line.Sequence = ++sequence;
+                line.ProcessId = Id;
+                exitCode = line.ExitCode;
+                lines.AddLast(line);
+                Monitor.PulseAll(gate);
+            }
+        }
+
+        // The inverse of CommandLineToArgvW, as Microsoft documents it under "Parsing C command-line arguments".
+        public static string Quote(string[] arguments)
+        {
+            StringBuilder line = new StringBuilder();
+            foreach (string argument in arguments ?? new string[0])
+            {
+                if (line.Length > 0)
+                {
+                    line.Append(' ');
+                }
+                line.Append('"');
+                int backslashes = 0;
+                foreach (char letter in argument)
+                {
+                    if (letter == '\\')
+                    {
+                        backslashes++;
+                        continue;
+                    }
+                    line.Append('\\', letter == '"' ? backslashes * 2 + 1 : backslashes).Append(letter);
+                    backslashes = 0;
+                }
+                line.Append('\\', backslashes * 2).Append('"');
+            }
+            return line.ToString();
+        }
+    }
+}

@@ -1,0 +1,204 @@
+"""HTTPS to a WinRM listener: the certificate is pinned, and no request outlives the deadline of its command.
+
+pypsrp's own transport trusts authorities or nobody, follows proxies of the environment, and repeats a request that got
+no answer five times with growing pauses. Here the listener is known by the fingerprint of its certificate alone, the
+environment has no say, and what may be repeated is: a Receive that is sent again byte for byte brings the same data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ssl
+from typing import TYPE_CHECKING, Any
+
+import requests
+from pypsrp.negotiate import HTTPNegotiateAuth
+from requests.adapters import HTTPAdapter
+from requests.auth import HTTPBasicAuth
+from urllib3.connection import HTTPSConnection
+from urllib3.connectionpool import HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+from vm.windows.remoting.deadline import Deadline
+from vm.windows.remoting.endpoint import Credentials, Endpoint
+from vm.windows.remoting.errors import IdentityChanged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pypsrp.wsman import WSMan
+
+CONNECT_SECONDS = 5.0
+"""How long a TCP connection and its TLS handshake may take."""
+
+REQUEST_SECONDS = 30.0
+"""How long a request other than a Receive may take: opening a shell starts a process in the guest."""
+
+GRACE_SECONDS = 2.0
+"""How much longer than WSMan's own operation timeout an answer may take before it counts as missing."""
+
+RESETS = 3
+"""How often in a row a Receive is sent again over a new connection."""
+
+
+class NotConnected(Exception):
+    """No connection could be made: nothing was sent."""
+
+
+class Broken(Exception):
+    """A connection broke after a request may have gone out."""
+
+
+class Silent(Exception):
+    """A request got no answer in its time."""
+
+
+def pinned_session(endpoint: Endpoint, credentials: Credentials) -> requests.Session:
+    """A session that talks to this one listener only, and to it only if it shows the pinned certificate."""
+    session = requests.Session()
+    session.trust_env = False
+    # The pinned connection verifies; requests must not look for authorities.
+    session.verify = False
+    session.headers["User-Agent"] = "ntproof"
+    session.headers["Accept-Encoding"] = "identity"
+    session.mount("https://", _PinnedAdapter(endpoint))
+    session.adapters.pop("http://", None)
+    if endpoint.authentication == "basic":
+        session.auth = HTTPBasicAuth(credentials.username.encode(), credentials.password.encode())
+    else:
+        session.auth = HTTPNegotiateAuth(
+            username=credentials.username,
+            password=credentials.password,
+            auth_provider=endpoint.authentication,
+            send_cbt=True,
+            service="WSMAN",
+            wrap_required=False,
+        )
+    return session
+
+
+class DeadlineTransport:
+    """Stands in for the transport of a pypsrp WSMan object: the same requests, under a deadline.
+
+    Attributes:
+        deadline: of the command under way; set by whoever runs commands.
+    """
+
+    def __init__(self, inner: Any, session: requests.Session, deadline: Deadline) -> None:
+        inner.session = session
+        self._inner = inner
+        self.deadline = deadline
+
+    @property
+    def endpoint(self) -> str:
+        """The listener's URL, which WSMan puts into its headers."""
+        return str(self._inner.endpoint)
+
+    def send(self, message: bytes, *, retries_on_read_timeout: int = 0, timeout: float | None = None) -> bytes:
+        """Send a WSMan envelope.
+
+        Args:
+            message: the envelope.
+            retries_on_read_timeout: more than 0 marks a request that may be repeated as it is; the number is ignored.
+            timeout: seconds after which WSMan itself gives up, None for requests that it answers at once.
+
+        Raises:
+            NotConnected, Broken, Silent: no answer, by cause.
+            IdentityChanged: the listener shows another certificate.
+        """
+        repeatable = retries_on_read_timeout > 0
+        resets = 0
+        while True:
+            try:
+                answer: bytes = self._inner.send(message, retries_on_read_timeout=0, timeout=self._limits(timeout))
+            except requests.ConnectTimeout as error:
+                raise NotConnected(f"no connection within {CONNECT_SECONDS:g} s") from error
+            except requests.ReadTimeout as error:
+                if not repeatable or self.deadline.passed:
+                    raise Silent("the guest did not answer") from error
+            except requests.ConnectionError as error:
+                if _never_connected(error):
+                    raise NotConnected(_reason(error)) from error
+                resets += 1
+                if not repeatable or resets > RESETS or self.deadline.passed:
+                    raise Broken(_reason(error)) from error
+            else:
+                return answer
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._inner.close()
+
+    def _limits(self, operation: float | None) -> tuple[float, float]:
+        left = max(self.deadline.remaining(), 0.1)
+        if operation is None:
+            return min(CONNECT_SECONDS, left), min(REQUEST_SECONDS, left)
+        # A Receive may wait for all of its operation timeout; only an answer still later is a missing one.
+        return min(CONNECT_SECONDS, left), operation + GRACE_SECONDS
+
+
+def install(wsman: WSMan, endpoint: Endpoint, credentials: Credentials, deadline: Deadline) -> DeadlineTransport:
+    """Put a pinned transport under a WSMan object."""
+    transport = DeadlineTransport(wsman.transport, pinned_session(endpoint, credentials), deadline)
+    wsman.transport = transport  # type: ignore[assignment]
+    return transport
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and everything that it wraps, by cause, context, argument or urllib3's ``reason``."""
+    seen: set[int] = set()
+    pending: list[BaseException] = [error]
+    while pending:
+        current = pending.pop(0)
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        wrapped = (current.__cause__, current.__context__, getattr(current, "reason", None), *current.args)
+        pending += [inner for inner in wrapped if isinstance(inner, BaseException)]
+
+
+def _never_connected(error: requests.ConnectionError) -> bool:
+    return any(isinstance(cause, NewConnectionError | ConnectTimeoutError | ssl.SSLError) for cause in causes(error))
+
+
+def _reason(error: BaseException) -> str:
+    """The operating system's words for it where there are any: those of requests are a nest of representations."""
+    for cause in causes(error):
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+    return next((str(cause) for cause in causes(error) if isinstance(cause, ssl.SSLError)), "the connection broke")
+
+
+class _PinnedConnection(HTTPSConnection):
+    """A TLS connection that is closed unless the peer shows the pinned certificate, before a byte is sent to it."""
+
+    pinned: Endpoint
+
+    def connect(self) -> None:
+        super().connect()
+        assert isinstance(self.sock, ssl.SSLSocket)
+        certificate = self.sock.getpeercert(binary_form=True) or b""
+        seen = hashlib.sha256(certificate).hexdigest()
+        if not hmac.compare_digest(seen, self.pinned.fingerprint):
+            self.close()
+            raise IdentityChanged("certificate", expected=self.pinned.fingerprint, seen=seen, endpoint=str(self.pinned))
+        self.is_verified = True
+
+
+class _PinnedAdapter(HTTPAdapter):
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        super().__init__(pool_connections=1, pool_maxsize=2, max_retries=0)
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: Any) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        # The fingerprint identifies the peer; its name and issuer say nothing about a certificate made in a guest.
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        super().init_poolmanager(connections, maxsize, block, ssl_context=context, assert_hostname=False, **kwargs)
+        connection = type("_PinnedConnection", (_PinnedConnection,), {"pinned": self._endpoint})
+        pool = type("_PinnedPool", (HTTPSConnectionPool,), {"ConnectionCls": connection})
+        self.poolmanager.pool_classes_by_scheme = {"https": pool}
