@@ -20,6 +20,8 @@ from harness import capture, capture_json, cli, notification, plugin, pytest_opt
 from harness.abi import Match, Rule, Statistics, Version
 from harness.exit_codes import ExitCode
 from vm.machine import ImageKind, LaunchResult
+from vm.windows import strict
+from vm.windows.profiles import profile
 
 FOLDER: Final = Path(__file__).resolve().parent / "reference"
 NOTICE: Final = "<!-- Written by docs/generate.py; change the code instead. -->"
@@ -50,6 +52,7 @@ def pages() -> dict[str, str]:
         "pytest.md": _pytest,
         "scenario-format.md": _scenario_format,
         "capture-format.md": _capture_format,
+        "profile-format.md": _profile_format,
     }
     return {name: "\n".join([NOTICE, "", *make()]).rstrip() + "\n" for name, make in makers.items()}
 
@@ -190,6 +193,47 @@ def _capture_format() -> Iterator[str]:
     yield from _table(Version, "### Version")
     yield from _table(Statistics, "### Statistics")
     yield from _rule_parts()
+
+
+def _profile_format() -> Iterator[str]:
+    yield from ("# Profile format", "")
+    yield "A profile is a TOML file; the file's name is the profile's name."
+    yield "[How to make images](../how-to/windows-images.md) says where profiles are put."
+    yield "Defaults are for keys that are left out; a key without one must be there."
+    rules = {field.name: strict.rule_of(field) for field in fields(profile.Profile)}
+    tables = {name: rule.kind for name, rule in rules.items() if isinstance(rule, strict.PartRule)}
+    yield from _keys("", profile.Profile, leave_out={"name", *tables})
+    for name, kind in tables.items():
+        yield from _keys(name, kind)
+
+
+def _keys(name: str, kind: type[Any], leave_out: Iterable[str] = ()) -> Iterator[str]:
+    """The keys of a table in a profile, each with what it accepts."""
+    summary, notes = _documented(kind)
+    yield from ("", f"## [{name}]" if name else "## At the top", "", summary, "")
+    yield from ("| key | accepted | default | meaning |", "|---|---|---|---|")
+    for field in fields(kind):
+        if field.name not in leave_out:
+            yield _row(
+                f"`{field.name}`",
+                _accepted(strict.rule_of(field)),
+                _default(field).replace("null", "none"),
+                notes[field.name],
+            )
+
+
+def _accepted(rule: strict.Rule) -> str:
+    match rule:
+        case strict.TextRule(hint=hint):
+            return hint
+        case strict.WholeRule(low=low, high=high, unit=unit):
+            return f"{low} to {high}, {unit}"
+        case strict.ChoiceRule(kind=kind):
+            return ", ".join(f"`{member.value}`" for member in kind)
+        case strict.TextsRule(each=each):
+            return f"list, each {each.hint}"
+        case _:
+            return "true or false"
 
 
 def _rule_parts() -> Iterator[str]:
