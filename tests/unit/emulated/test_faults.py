@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-
 import pytest
 
 from tests.fixtures.misuse import FAULTS
 from vm.errors import DriverHung, MissingExport
-
 
 
 @pytest.mark.parametrize(
