@@ -95,6 +95,7 @@ def test_facts_survive_being_stored():
     facts = GuestFacts.from_mapping(FACTS, "test")
 
     assert GuestFacts.from_mapping(json.loads(json.dumps(facts.to_mapping())), "test") == facts
+    assert facts.certificate_der == DER
     assert facts.ssh_fingerprint == "SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU"
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 
 import pytest
 
-from tests.fixtures.powershell.scripts import FreshWindows, calls, complaints, functions
+from tests.fixtures.powershell.scripts import FreshWindows, calls, complaints, functions, nodes, parse, text
+from vm.windows.images.guest_report import GuestFacts
 
 FOLDER = Path(str(resources.files("vm.windows.images") / "setup"))
 SCRIPTS = sorted(FOLDER.rglob("*.ps1"))
@@ -45,11 +47,33 @@ def test_every_command_and_parameter_of_the_table_is_used():
 
 @pytest.mark.parametrize("script", sorted((FOLDER / "steps").glob("*.ps1")), ids=lambda script: script.name)
 def test_a_step_takes_its_values_from_the_data_alone(script):
-    text = script.read_text(encoding="ascii")
+    source = script.read_text(encoding="ascii")
 
     assert re.match(r"\d\d-[a-z]+\.ps1", script.name)
-    assert "[psobject] $Data" in text
-    assert not re.search(r"Invoke-Expression|\biex\b|\[scriptblock\]::Create|-EncodedCommand", text, re.IGNORECASE)
+    assert "[psobject] $Data" in source
+    assert not re.search(r"Invoke-Expression|\biex\b|\[scriptblock\]::Create|-EncodedCommand", source, re.IGNORECASE)
+
+
+def test_the_steps_report_exactly_the_facts_that_the_host_reads():
+    """A fact that no step reports fails only at the end of an installation, and one that is unknown too."""
+    reported = [name for script in (FOLDER / "steps").glob("*.ps1") for name in reported_facts(script.read_bytes())]
+
+    assert sorted(reported) == sorted(field.name for field in fields(GuestFacts))
+
+
+def reported_facts(source):
+    """Keys of the table that a script gives as its result: one that stands alone in the outermost statements."""
+    (statements,) = (child for child in parse(source).root_node.children if child.type == "statement_list")
+    for statement in statements.children:
+        if text(statement).startswith("@{"):
+            table = next(nodes(statement, "hash_literal_expression"))
+            yield from (text(key) for key in nodes(table, "key_expression"))
+
+
+def test_the_set_up_sends_only_events_that_the_host_knows():
+    sent = set(re.findall(r"event = '(\w+)'", (FOLDER / "setup.ps1").read_text(encoding="ascii")))
+
+    assert sent == {"started", "ended", "failed", "result"}
 
 
 @pytest.mark.parametrize(

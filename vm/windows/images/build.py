@@ -9,6 +9,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -339,20 +340,28 @@ def _tools() -> dict[str, str]:
     return found
 
 
-class _logged_to:
-    """Keeps what this package logs in a file as well, while it lasts."""
+class _BuildLog(logging.FileHandler):
+    """The log of a build. When it cannot be written, the build goes on without it."""
 
-    def __init__(self, path: Path) -> None:
-        self._handler = logging.FileHandler(path, encoding="utf-8", delay=True)
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        self._logger = logging.getLogger("vm.windows.images")
-        self._level = self._logger.level
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing: what made it fail, such as a full disk, makes the stage fail as well."""
 
-    def __enter__(self) -> None:
-        self._logger.addHandler(self._handler)
-        self._logger.setLevel(min(self._level or logging.INFO, logging.INFO))
 
-    def __exit__(self, *_exception: object) -> None:
-        self._logger.removeHandler(self._handler)
-        self._logger.setLevel(self._level)
-        self._handler.close()
+@contextmanager
+def _logged_to(path: Path) -> Iterator[None]:
+    """Keep what this package logs in a file as well."""
+    try:
+        handler = _BuildLog(path, encoding="utf-8")
+    except OSError as error:
+        raise MachineBroken(f"{path}: {error.strerror}; the build's folder cannot be written") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("vm.windows.images")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(min(level or logging.INFO, logging.INFO))
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()

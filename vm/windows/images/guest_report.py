@@ -86,6 +86,11 @@ class GuestFacts:
         return write(self)
 
     @property
+    def certificate_der(self) -> bytes:
+        """The remoting certificate, to be pinned."""
+        return base64.b64decode(self.certificate)
+
+    @property
     def ssh_fingerprint(self) -> str:
         """Fingerprint of the SSH host key as ``ssh-keygen -l`` prints it."""
         blob = base64.b64decode(self.ssh_host_key.split(" ")[1])

@@ -195,7 +195,10 @@ class StageRunner:
     @contextmanager
     def _lock(self) -> Iterator[None]:
         path = self._folder / LOCK_NAME
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise MachineBroken(f"{path}: {error.strerror}; the build's folder cannot be written") from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
