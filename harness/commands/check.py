@@ -17,6 +17,8 @@ from harness.model import check
 from harness.scenario import Scenario
 from harness.scenario_json import load_scenario
 from harness.verdict import Verdict
+from harness.witness import WitnessLog, cross_check, read_witness
+from harness.witness.logs import witness_of_history
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +30,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="[SCENARIO] CAPTURE",
         help="the scenario that was run, if known, and the capture or histories, JSON lines",
     )
+    parser.add_argument(
+        "--witness",
+        type=Path,
+        metavar="FILE",
+        help="also hold the capture against what an independent witness saw: rendered XML of Security events 4688 and "
+        "4689 or of Sysmon events 1 and 5, or recorded histories",
+    )
     parser.add_argument("--json", action="store_true", help="print the verdicts as JSON")
 
 
@@ -37,7 +46,10 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         raise ConfigurationError("check takes a capture, or a scenario and a capture; give at most two files")
     *scenarios, capture = arguments.files
     scenario = load_scenario(scenarios[0]) if scenarios else None
-    return _output.print_verdicts(list(judge_file(capture, scenario)), as_json=arguments.json)
+    verdicts = list(judge_file(capture, scenario))
+    if arguments.witness is not None:
+        verdicts += cross_check_file(capture, read_witness(arguments.witness))
+    return _output.print_verdicts(verdicts, as_json=arguments.json)
 
 
 def judge_file(path: Path, scenario: Scenario | None) -> Iterator[Verdict]:
@@ -57,6 +69,32 @@ def judge_file(path: Path, scenario: Scenario | None) -> Iterator[Verdict]:
         for history in read_histories(lines, str(path)):
             verdict = check(None, history.as_capture())
             yield Verdict(verdict.discrepancies, verdict.total, verdict.tolerated, verdict.statistics, history.id)
+
+
+def cross_check_file(path: Path, witnesses: Iterable[WitnessLog]) -> Iterator[Verdict]:
+    """The verdicts on what a file holds against each witness: a capture, or histories of the witness's machine.
+
+    Raises:
+        InputError: the file is malformed or neither, or no witness saw the machine of any history.
+    """
+    lines, first = _peek(open_lines(path), path)
+    if is_capture(first):
+        items = tuple(read_capture(lines, str(path)).items)
+        for witness in witnesses:
+            yield cross_check(items, witness)
+        return
+    histories = list(read_histories(lines, str(path)))
+    pairs = [
+        (history, witness)
+        for history in histories
+        for witness in witnesses
+        if (history.host, history.source) == (witness.host, witness.source)
+        and witness_of_history(history).origin is not witness.origin
+    ]
+    if not pairs:
+        raise InputError(f"{path}: no history has the host and the source of any witness; give logs of one machine")
+    for history, witness in pairs:
+        yield cross_check(history.events, witness, history.id)
 
 
 def _peek(lines: Iterator[str], path: Path) -> tuple[Iterable[str], object]:
