@@ -93,6 +93,7 @@ def known_profiles(folder: Path | None, pyproject: Path = _PYPROJECT) -> Profile
 def _build(arguments: argparse.Namespace) -> ExitCode:
     from harness.commands._image_progress import PrintedProgress
     from vm.windows.images.build import BuildRequest, ImageBuild
+    from vm.windows.images.first_start import FirstStart
     from vm.windows.images.hypervisor import open_host
 
     profile = known_profiles(arguments.profiles).load(arguments.profile)
@@ -108,7 +109,7 @@ def _build(arguments: argparse.Namespace) -> ExitCode:
     if not arguments.iso.is_file():
         raise ConfigurationError(f"--iso {arguments.iso}: no such file; name a Windows ISO")
     host = open_host(arguments.connect)
-    build = ImageBuild(request, _store(), host, listener=PrintedProgress(sys.stdout))
+    build = ImageBuild(request, _store(), host, listener=PrintedProgress(sys.stdout), probe=FirstStart(host))
     print(f"building {request.name} in {build.folder}", flush=True)
     image = build.run()
     print(f"image {image.manifest.name} is sealed in {image.folder}")

@@ -228,12 +228,14 @@ def test_a_medium_that_was_damaged_is_copied_again(workshop):
 
 def test_what_the_probe_sees_is_in_the_manifest(workshop):
     class Probe:
-        def observe(self, folder):
-            return {"test signing": "in effect", "credentials": str((folder / credentials.FILE_NAME).exists())}
+        def observe(self, folder, name, profile, guest):
+            assert profile == WIN11
+            return {"accounts": str((folder / credentials.FILE_NAME).exists()), "name": name, "build": str(guest.build)}
 
     image = workshop.build(probe=Probe())
 
-    assert image.manifest.observed == {"test signing": "in effect", "credentials": "True"}
+    assert image.manifest.observed == {"accounts": "True", "name": "win11-24h2", "build": "26100"}
+    assert workshop.listener.done == [*STAGES[:-1], "probe", "hash"]
 
 
 def test_a_name_that_is_taken_is_refused_before_anything_is_done(workshop):

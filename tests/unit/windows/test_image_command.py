@@ -11,12 +11,23 @@ from harness.commands.image import known_profiles
 from harness.exit_codes import ExitCode
 from tests.fixtures.process_host import ProcessHost
 from tests.fixtures.windows_media import Media, write_iso
-from vm.windows.images import credentials, hypervisor, media
+from vm.windows.images import credentials, first_start, hypervisor, media
+
+
+class FirstStart:
+    """Sees what a guest with the profile's settings tells; over real remoting it is tested with the stand-in."""
+
+    def __init__(self, host):
+        self.host = host
+
+    def observe(self, folder, name, profile, guest):
+        return {"TestSigning": "on" if profile.features.test_signing else "off"}
 
 
 @pytest.fixture
 def host(monkeypatch):
     made = ProcessHost()
+    monkeypatch.setattr(first_start, "FirstStart", FirstStart)
     monkeypatch.setattr(hypervisor, "open_host", lambda uri: made)
     # A computer that runs tests need not have room for a Windows.
     monkeypatch.setattr(media, "require_space", lambda *_: None)
@@ -124,6 +135,7 @@ def test_a_manifest_is_shown_without_secrets(built, store, capsys):
 
     assert code == ExitCode.PASSED
     assert json.loads(out)["guest"]["test_signing"] is True
+    assert json.loads(out)["observed"] == {"TestSigning": "on"}
     for secret in credentials.load(store / "win11-24h2").secrets():
         assert secret.reveal() not in out + built
 

@@ -278,7 +278,8 @@ class ImageBuild:
 
     def _observe(self) -> Outcome:
         assert self._probe is not None
-        return Outcome(facts=dict(self._probe.observe(self.folder)))
+        request = self._request
+        return Outcome(facts=dict(self._probe.observe(self.folder, request.name, request.profile, self._guest())))
 
     def _hash(self) -> Outcome:
         hashed = {name: _size_and_hash(self.folder / name, self._listener.progress) for name in self._kept()}

@@ -1,4 +1,4 @@
-"""What a build asks of a hypervisor: an empty disk, a machine that installs itself, and its serial port and screen."""
+"""What a build asks of a hypervisor: a disk, a machine that installs itself, and one that starts what was installed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from vm.errors import MachineConfigurationError
-from vm.windows.profiles.profile import Hardware
+from vm.windows.images.guest_report import GuestFacts
+from vm.windows.profiles.profile import Hardware, Profile
 
 DEFAULT_URI: Final = "qemu:///session"
 _MODULE: Final = "vm.windows.hypervisor.installation"
@@ -86,21 +87,75 @@ class InstallationHost(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Start:
+    """A machine to start from what was installed, without changing it.
+
+    Attributes:
+        name: the image's name.
+        hardware: the virtual machine.
+        nested_virtualization: whether the guest runs a hypervisor of its own.
+        disk: the disk, on an overlay of which the machine works.
+        nvram: the firmware's variables, of which the machine gets a copy; None for BIOS.
+    """
+
+    name: str
+    hardware: Hardware
+    nested_virtualization: bool
+    disk: Path
+    nvram: Path | None
+
+
+class StartedMachine(Protocol):
+    """A machine whose guest can be reached over the network."""
+
+    @property
+    def remoting(self) -> tuple[str, int]:
+        """Host and port that lead to TCP port 5986 of the guest."""
+
+    def require_running(self) -> None:
+        """Do nothing while the machine runs.
+
+        Raises:
+            MachineBroken: it is off or crashed; says which.
+        """
+
+
+class StartingHost(Protocol):
+    """A hypervisor that can start what was installed."""
+
+    def start(self, start: Start) -> AbstractContextManager[StartedMachine]:
+        """Start a machine; at the end of the context it is gone with its overlay, whatever happened.
+
+        Raises:
+            MachineConfigurationError: this hypervisor cannot give the hardware.
+            MachineBroken: it does not start.
+        """
+
+
+class Hypervisor(InstallationHost, StartingHost, Protocol):
+    """A hypervisor that can do both."""
+
+
 class Probe(Protocol):
     """Looks at an image at its first start after the installation."""
 
-    def observe(self, folder: Path) -> Mapping[str, str]:
+    def observe(self, folder: Path, name: str, profile: Profile, guest: GuestFacts) -> Mapping[str, str]:
         """Facts of the running guest by name, such as whether test signing is in effect.
 
         Args:
             folder: the finished but unsealed image; nothing in it may change.
+            name: the image's name.
+            profile: what it was made of.
+            guest: what the guest said of itself.
 
         Raises:
-            MachineBroken: the guest cannot be reached, or its certificate is not the one that it reported.
+            MachineBroken: the guest cannot be reached, its certificate is not the one that it reported, or it is not
+                what the profile says.
         """
 
 
-def open_host(uri: str) -> InstallationHost:
+def open_host(uri: str) -> Hypervisor:
     """The hypervisor behind a libvirt URI.
 
     Raises:
@@ -112,5 +167,5 @@ def open_host(uri: str) -> InstallationHost:
         raise MachineConfigurationError(
             f"{uri}: {error.name} is missing; run 'ntproof doctor', and pip install ntproof[libvirt,windows]"
         ) from error
-    host: InstallationHost = module.open_host(uri)
+    host: Hypervisor = module.open_host(uri)
     return host
