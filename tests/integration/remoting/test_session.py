@@ -25,7 +25,7 @@ from vm.windows.remoting.errors import (
     GuestRestarted,
     IdentityChanged,
     InvalidCommand,
-    RemotingError,
+    RequestRefused,
 )
 from vm.windows.remoting.module import FILES, FOLDER, GuestModule, load_module
 
@@ -341,6 +341,13 @@ def test_a_guest_that_starts_late_is_waited_for(make_session, standin):
     assert info.boot_id == standin.windows.boot_id
 
 
+@pytest.mark.parametrize("verb", ["Create", "Command"])
+def test_a_listener_that_refuses_while_it_starts_is_tried_again(make_session, standin, verb):
+    standin.faults.append(Fault(verb, 2150859046, times=2))
+
+    assert make_session().connect_when_ready(20).boot_id == standin.windows.boot_id
+
+
 def test_waiting_for_a_guest_ends_at_the_deadline_with_the_last_cause(make_session, standin):
     standin.stop()
 
@@ -412,7 +419,7 @@ def test_a_proxy_of_the_environment_is_not_followed(make_session, monkeypatch):
 def test_a_fault_that_nobody_foresaw_is_reported_with_its_number(session, standin):
     standin.faults.append(Fault("Command", 2150859174))
 
-    with pytest.raises(RemotingError, match="fault 2150859174"):
+    with pytest.raises(RequestRefused, match="fault 2150859174"):
         session.call("Remove-NtproofDriverService", Name="p")
 
 

@@ -5,6 +5,7 @@
        |- ConnectionFailed         no answer to a connection: nothing was sent
        |- ConnectionLost           it broke while a command ran: whether the command took effect has to be asked
        |  `- GuestRestarted        the guest no longer knows the session: it was restarted
+       |- RequestRefused           WinRM answers with a fault or an HTTP status; a guest that starts or stops does so
        |- GuestNotResponding       the deadline passed and the guest answers nothing: frozen, or cut off
        |- CommandTimedOut          the deadline passed, the guest answers, the command does not end
        |- IdentityChanged          another certificate or host key than the pinned one
@@ -15,8 +16,8 @@
     Win32Error (an ordinary answer; vm.errors)
     InvalidCommand (ValueError)    the calling code gave a command or an argument that the schema does not have
 
-A session that raised ConnectionFailed, ConnectionLost, GuestNotResponding or IdentityChanged is of no more use until it
-is connected again.
+A session that raised ConnectionFailed, ConnectionLost, RequestRefused, GuestNotResponding or IdentityChanged is of no
+more use until it is connected again.
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ class ConnectionLost(RemotingError):
 
 class GuestRestarted(ConnectionLost):
     """The guest does not know the session any more."""
+
+
+class RequestRefused(RemotingError):
+    """WinRM answers, but refuses to do anything: it is starting, stopping, or out of shells."""
 
 
 class GuestNotResponding(RemotingError):

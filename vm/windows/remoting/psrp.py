@@ -35,6 +35,7 @@ from vm.windows.remoting.errors import (
     GuestRestarted,
     IdentityChanged,
     RemotingError,
+    RequestRefused,
 )
 
 logger = logging.getLogger(__name__)
@@ -237,9 +238,9 @@ def _diagnose(error: Exception, *, started: bool, deadline: Deadline) -> tuple[t
         case WSManFaultError() if error.code in {FAULT_SHELL_UNKNOWN, FAULT_ABORTED}:
             return GuestRestarted, "the guest has no such session any more: it was restarted"
         case WSManFaultError():
-            return RemotingError, f"WinRM refuses the request: {error.reason} (fault {error.code})"
+            return RequestRefused, f"WinRM refuses the request: {error.reason} (fault {error.code})"
         case WinRMTransportError():
-            return RemotingError, f"WinRM answers with HTTP status {error.code}"
+            return RequestRefused, f"WinRM answers with HTTP status {error.code}"
         case _:
             return GuestProtocolError, f"an answer that is not PowerShell Remoting ({error})"
 

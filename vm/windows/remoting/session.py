@@ -23,6 +23,7 @@ from vm.windows.remoting.errors import (
     GuestProtocolError,
     InvalidCommand,
     RemotingError,
+    RequestRefused,
 )
 from vm.windows.remoting.module import GuestModule, load_module
 from vm.windows.remoting.psrp import Call, PsrpConnection, properties
@@ -36,6 +37,10 @@ DEFAULT_DEADLINE = 30.0
 
 RETRY_SECONDS = 0.25
 """Pause between two attempts to reach a guest that is starting: nothing announces that its listener is up."""
+
+
+_MAY_PASS = (ConnectionFailed, ConnectionLost, RequestRefused, GuestNotResponding)
+"""What a guest that is starting or going down does; with these an attempt is worth repeating."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,8 @@ class GuestSession:
             alive: called before each attempt; raises when there is no use in waiting any longer.
 
         Raises:
-            ConnectionFailed, ConnectionLost, GuestNotResponding: of the last attempt, when the deadline has passed.
+            ConnectionFailed, ConnectionLost, RequestRefused, GuestNotResponding: of the last attempt, when the deadline
+                has passed.
             IdentityChanged, CredentialsRefused, GuestProtocolError: at once.
         """
         limit = Deadline(deadline)
@@ -125,7 +131,7 @@ class GuestSession:
             alive()
             try:
                 return self._connect(limit)
-            except (ConnectionFailed, ConnectionLost, GuestNotResponding) as error:
+            except _MAY_PASS as error:
                 if limit.passed:
                     raise type(error)(
                         f"not reachable within {deadline:g} s; the last attempt: {error}", endpoint=str(self.endpoint)
