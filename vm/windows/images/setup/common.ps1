@@ -101,7 +101,8 @@ function Get-RegistryValue {
         return $null
     }
     $found = Get-ItemProperty -LiteralPath $Key
-    if ($found.PSObject.Properties.Name -notcontains $Name) {
+    # A key without values gives nothing at all.
+    if ($null -eq $found -or $found.PSObject.Properties.Name -notcontains $Name) {
         return $null
     }
     $found.PSObject.Properties[$Name].Value

@@ -34,9 +34,14 @@ try {
     Send-Report -Port $port -Content @{ event = 'result'; facts = $facts }
 }
 catch {
-    $where = '{0}:{1}' -f (Split-Path -Path ([string] $_.InvocationInfo.ScriptName) -Leaf),
-        $_.InvocationInfo.ScriptLineNumber
-    Send-Report -Port $port -Content @{ event = 'failed'; step = $current; message = [string] $_; where = $where }
+    $failure = $_
+    # An error of .NET itself may know no place.
+    $where = 'an unknown line'
+    if ($null -ne $failure.InvocationInfo -and $failure.InvocationInfo.ScriptName) {
+        $script = Split-Path -Path $failure.InvocationInfo.ScriptName -Leaf
+        $where = '{0}:{1}' -f $script, $failure.InvocationInfo.ScriptLineNumber
+    }
+    Send-Report -Port $port -Content @{ event = 'failed'; step = $current; message = [string] $failure; where = $where }
     exit 1
 }
 finally {

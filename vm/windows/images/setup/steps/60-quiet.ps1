@@ -22,7 +22,6 @@ if (-not $Data.defender -and (Get-Command -Name 'Set-MpPreference' -ErrorAction 
         ErrorAction = 'SilentlyContinue'
     }
     Set-MpPreference @preference
-    Set-RegistryValue -Key 'HKLM:\SOFTWARE\Policies\Microsoft\Windows Defender' -Name 'DisableAntiSpyware' -Value 1
 }
 # Server Manager opens at every logon, and Windows asks about each new network.
 Set-RegistryValue -Key 'HKLM:\SOFTWARE\Microsoft\ServerManager' -Name 'DoNotOpenServerManagerAtLogon' -Value 1
@@ -32,7 +31,10 @@ if (-not (Test-Path -LiteralPath $network)) {
 }
 $idle = '\Microsoft\Windows\Defrag\', '\Microsoft\Windows\Application Experience\'
 foreach ($folder in $idle) {
-    Get-ScheduledTask -TaskPath $folder -ErrorAction SilentlyContinue | Disable-ScheduledTask | Out-Null
+    # Newer builds keep some of them to themselves.
+    Get-ScheduledTask -TaskPath $folder -ErrorAction SilentlyContinue |
+        Disable-ScheduledTask -ErrorAction SilentlyContinue |
+        Out-Null
 }
 
 $watching = $false
