@@ -10,8 +10,8 @@ import pytest
 MODULES = ("pypsrp", "paramiko", "psrpcore")
 
 
-def require_remoting():
-    missing = [name for name in MODULES if importlib.util.find_spec(name) is None]
+def require_remoting(*more):
+    missing = [name for name in (*MODULES, *more) if importlib.util.find_spec(name) is None]
     if not missing:
         return
     message = f"{', '.join(missing)} missing: pip install 'ntproof[windows,dev]'"

@@ -1,20 +1,17 @@
-"""A stand-in endpoint and a session with it; both are made anew for each test."""
+"""A stand-in endpoint and a session with it; both are made anew for each test.
+
+Imports stand within the fixtures: each test module first looks whether the packages are there.
+"""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.standin.requirements import require_remoting
-
-require_remoting()
-
-from tests.standin.winrm import StandIn  # noqa: E402 - only where its packages are installed
-from vm.windows.remoting.endpoint import Credentials, Endpoint  # noqa: E402
-from vm.windows.remoting.session import GuestSession  # noqa: E402
-
 
 @pytest.fixture
 def standin(monkeypatch):
+    from tests.standin.winrm import StandIn
+
     with StandIn() as made:
         # Where pyspnego's NTLM acceptor looks for the users it knows.
         monkeypatch.setenv("NTLM_USER_FILE", str(made.users_file))
@@ -24,6 +21,9 @@ def standin(monkeypatch):
 @pytest.fixture
 def make_session(standin):
     """Makes sessions that are not connected yet; arguments change endpoint or credentials."""
+    from vm.windows.remoting.endpoint import Credentials, Endpoint
+    from vm.windows.remoting.session import GuestSession
+
     made = []
 
     def make(*, fingerprint=None, username=None, password=None, authentication="negotiate", **options):

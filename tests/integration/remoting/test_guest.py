@@ -6,15 +6,19 @@ import threading
 
 import pytest
 
-from tests.standin.certificates import make_certificate
-from tests.standin.commands import COMMANDS
-from tests.standin.winrm import Fault
-from vm import win32
-from vm.errors import Win32Error
-from vm.machine import ServiceState
-from vm.windows.remoting.errors import CommandTimedOut, GuestCommandFailed
-from vm.windows.remoting.guest import Guest
-from vm.windows.remoting.schema import guest_schema
+from tests.standin.requirements import require_remoting
+
+require_remoting()
+
+from tests.standin.certificates import make_certificate  # noqa: E402
+from tests.standin.commands import COMMANDS  # noqa: E402
+from tests.standin.winrm import Fault  # noqa: E402
+from vm import win32  # noqa: E402
+from vm.errors import Win32Error  # noqa: E402
+from vm.machine import ServiceState  # noqa: E402
+from vm.windows.remoting.errors import CommandTimedOut, GuestCommandFailed  # noqa: E402
+from vm.windows.remoting.guest import Guest  # noqa: E402
+from vm.windows.remoting.schema import guest_schema  # noqa: E402
 
 IMAGE = r"C:\drivers\p.sys"
 AGENT = r"C:\ntproof\ntguest.exe"

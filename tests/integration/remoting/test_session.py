@@ -10,11 +10,15 @@ import time
 
 import pytest
 
-from tests.standin.certificates import make_certificate
-from tests.standin.winrm import Fault
-from vm import win32
-from vm.errors import MachineBroken, Win32Error
-from vm.windows.remoting.errors import (
+from tests.standin.requirements import require_remoting
+
+require_remoting()
+
+from tests.standin.certificates import make_certificate  # noqa: E402
+from tests.standin.winrm import Fault  # noqa: E402
+from vm import win32  # noqa: E402
+from vm.errors import MachineBroken, Win32Error  # noqa: E402
+from vm.windows.remoting.errors import (  # noqa: E402
     CommandTimedOut,
     ConnectionFailed,
     ConnectionLost,
@@ -27,7 +31,7 @@ from vm.windows.remoting.errors import (
     InvalidCommand,
     RequestRefused,
 )
-from vm.windows.remoting.module import FILES, FOLDER, GuestModule, load_module
+from vm.windows.remoting.module import FILES, FOLDER, GuestModule, load_module  # noqa: E402
 
 AGENT = r"C:\ntproof\ntguest.exe"
 

@@ -7,12 +7,16 @@ import time
 
 import pytest
 
-from tests.standin.sshd import StandInSsh, make_host_key
-from vm.errors import MachineConfigurationError, Win32Error
-from vm.windows.remoting.endpoint import Credentials
-from vm.windows.remoting.errors import CredentialsRefused, IdentityChanged, TransferFailed
-from vm.windows.remoting.ssh import SftpConnection, SshEndpoint, fingerprint, remote_path
-from vm.windows.remoting.transfer import CHUNK, UNFINISHED, GuestFiles
+from tests.standin.requirements import require_remoting
+
+require_remoting()
+
+from tests.standin.sshd import StandInSsh, make_host_key  # noqa: E402
+from vm.errors import MachineConfigurationError, Win32Error  # noqa: E402
+from vm.windows.remoting.endpoint import Credentials  # noqa: E402
+from vm.windows.remoting.errors import CredentialsRefused, IdentityChanged, TransferFailed  # noqa: E402
+from vm.windows.remoting.ssh import SftpConnection, SshEndpoint, fingerprint, remote_path  # noqa: E402
+from vm.windows.remoting.transfer import CHUNK, UNFINISHED, GuestFiles  # noqa: E402
 
 TARGET = r"C:\ntproof\drivers\procnotify.sys"
 

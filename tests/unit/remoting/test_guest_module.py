@@ -13,8 +13,7 @@ import pytest
 
 from tests.standin.requirements import require_remoting
 
-require_remoting()
-pytest.importorskip("tree_sitter_powershell", reason="pip install 'ntproof[dev]'")
+require_remoting("tree_sitter", "tree_sitter_powershell")
 
 from tests.unit.remoting import powershell  # noqa: E402 - only where tree-sitter is installed
 from vm.windows.remoting.module import FILES, load_module  # noqa: E402
