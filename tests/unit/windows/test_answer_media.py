@@ -25,7 +25,7 @@ from vm.windows.images.answer_media import (
 )
 from vm.windows.images.credentials import new_credentials
 from vm.windows.images.setup_data import setup_data
-from vm.windows.images.unattend import virtio_drivers
+from vm.windows.images.unattend import needed_virtio_drivers, virtio_drivers
 from vm.windows.profiles.profile import DiskBus
 
 MODULE = {"NtproofGuest.psm1": b"module\n", "NtproofGuest.psd1": b"manifest\n"}
@@ -167,6 +167,10 @@ VIRTIO = replace(SERVER, hardware=replace(SERVER.hardware, disk_bus=DiskBus.VIRT
 @pytest.mark.parametrize("joliet", [True, False])
 def test_a_virtio_iso_with_the_drivers_is_taken(tmp_path, joliet):
     check_virtio_media(virtio_iso(tmp_path / "virtio.iso", virtio_drivers(VIRTIO), joliet=joliet), VIRTIO)
+
+
+def test_a_driver_that_only_helps_may_be_missing(tmp_path):
+    check_virtio_media(virtio_iso(tmp_path / "virtio.iso", needed_virtio_drivers(VIRTIO)), VIRTIO)
 
 
 @pytest.mark.parametrize("joliet", [True, False])

@@ -149,7 +149,7 @@ def _check_path(path: PurePosixPath, name: str) -> None:
 
 
 def check_virtio_media(path: Path, profile: Profile) -> None:
-    """Check that a virtio-win ISO has the drivers that a profile's machine takes.
+    """Check that a virtio-win ISO has the drivers that a profile's machine cannot do without.
 
     Raises:
         MachineConfigurationError: it is no ISO, or a driver is missing.
@@ -171,7 +171,7 @@ def check_virtio_media(path: Path, profile: Profile) -> None:
         kind = next((name for name, there in names.items() if there), None)
         if kind is None:
             raise MachineConfigurationError(f"{path}: it has no long names; give the virtio-win ISO")
-        for driver in unattend.virtio_drivers(profile):
+        for driver in unattend.needed_virtio_drivers(profile):
             if not _has_driver(iso, kind, driver):
                 raise MachineConfigurationError(
                     f"{path}: no driver in {driver}; give a newer virtio-win ISO, or correct features.virtio_folder"

@@ -156,17 +156,23 @@ class Command:
         return _setting("SynchronousCommand", content, action="add")
 
 
-def virtio_drivers(profile: Profile) -> tuple[str, ...]:
-    """Folders of the virtio-win ISO whose drivers the profile's machine takes, in that ISO's own layout.
-
-    fwcfg lets the host write a dump in Windows' format, whatever the disk and the network are.
-    """
+def needed_virtio_drivers(profile: Profile) -> tuple[str, ...]:
+    """Folders of the virtio-win ISO without whose drivers Windows sees no disk or no network."""
     found = []
     if profile.hardware.disk_bus is DiskBus.VIRTIO_SCSI:
         found.append("vioscsi")
     if profile.hardware.network is NetworkModel.VIRTIO:
         found.append("NetKVM")
-    return tuple(f"{name}/{profile.features.virtio_folder}/amd64" for name in (*found, "fwcfg"))
+    return tuple(f"{name}/{profile.features.virtio_folder}/amd64" for name in found)
+
+
+def virtio_drivers(profile: Profile) -> tuple[str, ...]:
+    """Folders of the virtio-win ISO whose drivers the profile's machine takes, in that ISO's own layout.
+
+    fwcfg lets the host write a dump in Windows' format, whatever the disk and the network are. Setup passes over a
+    folder that is not there.
+    """
+    return (*needed_virtio_drivers(profile), f"fwcfg/{profile.features.virtio_folder}/amd64")
 
 
 def build_unattend(profile: Profile, credentials: Credentials, *, image_index: int, with_virtio: bool = False) -> bytes:
