@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import stat
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -243,6 +244,17 @@ def test_a_name_that_is_taken_is_refused_before_anything_is_done(workshop):
 
     with pytest.raises(MachineConfigurationError, match="ntproof image remove win11-24h2, or give --name"):
         workshop.build()
+
+
+def test_a_package_that_is_missing_is_told_before_anything_is_copied(workshop, monkeypatch):
+    workshop.iso(WIN11)
+    monkeypatch.setitem(sys.modules, "pycdlib", None)
+
+    with pytest.raises(
+        MachineConfigurationError, match=r"pycdlib is missing; install it with: pip install ntproof\[windows\]"
+    ):
+        workshop.build()
+    assert workshop.listener.failed == ["media"]
 
 
 def test_a_disk_without_room_is_foreseen(workshop):

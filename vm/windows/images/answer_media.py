@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 from vm.errors import MachineBroken, MachineConfigurationError
 from vm.windows.images import setup_data, unattend
@@ -98,6 +98,19 @@ def _scripts(folder: Traversable, prefix: str) -> list[tuple[str, bytes]]:
     return found
 
 
+def require_pycdlib() -> Any:
+    """The module that writes and reads ISO images.
+
+    Raises:
+        MachineConfigurationError: it is not installed.
+    """
+    try:
+        import pycdlib
+    except ImportError as error:
+        raise MachineConfigurationError(f"pycdlib is missing; {_INSTALL_HINT}") from error
+    return pycdlib
+
+
 def write_answer_media(target: Path, files: Mapping[str, bytes]) -> None:
     """Write an ISO image, readable by its owner only from the first moment on. It appears when it is complete.
 
@@ -109,11 +122,7 @@ def write_answer_media(target: Path, files: Mapping[str, bytes]) -> None:
         MachineConfigurationError: pycdlib is missing, or a name is too long or no name.
         MachineBroken: writing fails.
     """
-    try:
-        import pycdlib
-    except ImportError as error:
-        raise MachineConfigurationError(f"pycdlib is missing; {_INSTALL_HINT}") from error
-    iso = pycdlib.PyCdlib()
+    iso = require_pycdlib().PyCdlib()
     iso.new(interchange_level=3, joliet=3, vol_ident=LABEL)
     folders = {PurePosixPath("."): ""}
     for number, (name, content) in enumerate(sorted(files.items())):
@@ -154,12 +163,9 @@ def check_virtio_media(path: Path, profile: Profile) -> None:
     Raises:
         MachineConfigurationError: it is no ISO, or a driver is missing.
     """
-    try:
-        import pycdlib
-        from pycdlib.pycdlibexception import PyCdlibException
-    except ImportError as error:
-        raise MachineConfigurationError(f"pycdlib is missing; {_INSTALL_HINT}") from error
-    iso = pycdlib.PyCdlib()
+    iso = require_pycdlib().PyCdlib()
+    from pycdlib.pycdlibexception import PyCdlibException
+
     try:
         iso.open(str(path))
     except OSError as error:

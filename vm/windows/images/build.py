@@ -195,6 +195,8 @@ class ImageBuild:
 
     def _look_at_media(self) -> Outcome:
         request = self._request
+        # Asked for now, so that it is not missed after gigabytes were copied.
+        answer_media.require_pycdlib()
         listed = media.list_images(request.iso)
         image = media.choose_image(request.iso, listed, request.profile)
         if request.virtio_iso is not None:
