@@ -6,6 +6,7 @@ so that a command without a function, or a function without a command, fails.
 
 from __future__ import annotations
 
+import collections
 import datetime
 import hashlib
 import itertools
@@ -21,6 +22,7 @@ from vm.windows.remoting import module
 
 DUMP_FILE, MINIDUMPS = r"C:\Windows\MEMORY.DMP", r"C:\Windows\Minidump"
 END_OF_INPUT = object()
+BATCH = 1000
 
 
 class Failure(Exception):
@@ -221,40 +223,50 @@ class RunningProgram:
         self.process_id = windows.new_pid()
         self.input = queue.Queue()
         self.changed = threading.Condition()
-        self.lines = []
-        self.ended = False
+        self.lines = collections.deque()
+        self.exit_code = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self):
-        numbers = itertools.count(1)
         steps = self._program(self._arguments, iter(self.input.get, END_OF_INPUT))
-        code = None
-        while code is None:
+        for sequence in itertools.count(1):
             try:
-                line = next(steps)
+                line = (sequence, next(steps), None)
             except StopIteration as stop:
-                line, code = None, stop.value or 0
+                line = (sequence, "", stop.value or 0)
             with self.changed:
-                stream = "out" if code is None else "exit"
-                self.lines.append(
-                    {
-                        "Sequence": next(numbers),
-                        "Stream": stream,
-                        "Text": line,
-                        "ProcessId": self.process_id,
-                        "ExitCode": code,
-                    }
-                )
-                self.ended = code is not None
+                self.lines.append(line)
+                self.exit_code = line[2]
                 self.changed.notify_all()
+            if line[2] is not None:
+                return
+
+    @property
+    def ended(self):
+        return self.exit_code is not None
 
     def after(self, sequence, wait, stopping):
-        """Lines after a sequence number; waits for the first one."""
+        """Batches of the lines after a sequence number; waits for the first one."""
         with self.changed:
-            self.lines = [line for line in self.lines if line["Sequence"] > sequence]
+            while self.lines and self.lines[0][0] <= sequence:
+                self.lines.popleft()
             self.changed.wait_for(lambda: self.lines or self.ended or stopping.is_set(), wait)
-            return list(self.lines)
+            lines = list(self.lines)
+        written = [line for line in lines if line[2] is None]
+        batches = [written[start : start + BATCH] for start in range(0, len(written), BATCH)]
+        batches += [[line] for line in lines if line[2] is not None]
+        return [
+            {
+                "Sequence": batch[0][0],
+                "Count": len(batch),
+                "Stream": "out" if batch[0][2] is None else "exit",
+                "Text": "\n".join(text for _, text, _ in batch),
+                "ProcessId": self.process_id,
+                "ExitCode": batch[0][2],
+            }
+            for batch in batches
+        ]
 
 
 @command("Invoke-NtproofProgram")
@@ -265,10 +277,10 @@ def invoke_program(windows, context, Path, Argument=(), InputData=b""):
     running.input.put(END_OF_INPUT)
     sequence = 0
     while True:
-        for line in running.after(sequence, 1.0, context.stopping):
-            yield line
-            sequence = line["Sequence"]
-            if line["ExitCode"] is not None:
+        for batch in running.after(sequence, 1.0, context.stopping):
+            yield batch
+            sequence = batch["Sequence"] + batch["Count"] - 1
+            if batch["ExitCode"] is not None:
                 return
         context.check()
 
@@ -311,8 +323,7 @@ def stop_agent(windows, context, AgentId, WaitMilliseconds):
     running.input.put(END_OF_INPUT)
     with running.changed:
         running.changed.wait_for(lambda: running.ended, WaitMilliseconds / 1000)
-        code = running.lines[-1]["ExitCode"] if running.ended and running.lines else None
-    yield {"ExitCode": code, "Killed": not running.ended}
+    yield {"ExitCode": running.exit_code, "Killed": not running.ended}
 
 
 @command("Enable-NtproofProcessAuditing")

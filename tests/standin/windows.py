@@ -85,7 +85,7 @@ class Files:
         folder = path.rpartition("\\")[0]
         if make_folders:
             self.make_folder(folder)
-        elif self.key(folder) not in self._folders:
+        elif not self.is_folder(folder):
             raise Refused(win32.ERROR_PATH_NOT_FOUND, "CreateFileW")
         with self._lock:
             others = sum(len(file.content) for other, file in self._files.items() if other != key)
@@ -110,7 +110,7 @@ class Files:
             self._folders.add(folder)
 
     def is_folder(self, path):
-        return self.key(path + "\\") in self._folders
+        return self.key(path.rstrip("\\") + "\\") in self._folders
 
     def within(self, folder):
         prefix = self.key(folder + "\\") + "\\"

@@ -114,7 +114,7 @@ def test_a_program_streams_its_lines_and_ends_with_its_exit_code(guest, standin)
 
     lines = list(guest.run_program(AGENT, ["a b", 'c"d'], b"one\ntwo\n"))
 
-    assert [line.text for line in lines] == ["['a b', 'c\"d'] one", "['a b', 'c\"d'] two", None]
+    assert [line.text for line in lines] == ["['a b', 'c\"d'] one", "['a b', 'c\"d'] two", ""]
     assert [line.stream for line in lines] == ["out", "out", "exit"]
     assert lines[-1].exit_code == 0xC0000005
 

@@ -95,14 +95,14 @@ class ProgramLine:
     Attributes:
         sequence: counts from 1 over both streams and the end.
         stream: ``out``, ``err`` or ``exit``.
-        text: the line without its end; None at the program's end.
+        text: the line without its end; empty at the program's end.
         process_id: of the program.
         exit_code: at its end, else None.
     """
 
     sequence: int
     stream: str
-    text: str | None
+    text: str
     process_id: int
     exit_code: int | None
 
@@ -223,7 +223,7 @@ class Guest:
             InputData=input_data or None,
             deadline=deadline,
         )
-        return (_read(ProgramLine, row) for row in rows)
+        return (line for row in rows for line in _lines(row))
 
     def start_agent(self, path: str, arguments: Sequence[str] = ()) -> GuestAgent:
         """Start a program that answers lines with lines. Raises Win32Error when CreateProcess fails."""
@@ -333,7 +333,7 @@ class GuestAgent:
             WaitMilliseconds=round(wait * 1000),
             deadline=wait + DEFAULT_DEADLINE,
         )
-        found = [_read(ProgramLine, row) for row in rows]
+        found = [line for row in rows for line in _lines(row)]
         if found:
             self._seen = found[-1].sequence
         return found
@@ -347,6 +347,17 @@ class GuestAgent:
             deadline=wait + DEFAULT_DEADLINE,
         )
         return None if row["ExitCode"] is None else _integer(row["ExitCode"])
+
+
+def _lines(row: Row) -> Iterator[ProgramLine]:
+    """The lines of a batch."""
+    first, count = _integer(row["Sequence"]), _integer(row["Count"])
+    exit_code = None if row["ExitCode"] is None else _integer(row["ExitCode"])
+    stream, process_id = str(row["Stream"]), _integer(row["ProcessId"])
+    # A program's end counts as a line, so that it has a place in the sequence.
+    texts = str(row["Text"]).split("\n", count - 1)
+    for offset, text in enumerate(texts):
+        yield ProgramLine(first + offset, stream, text, process_id, exit_code)
 
 
 def _read(kind: type[T], row: Row) -> T:

@@ -679,15 +679,16 @@ function Invoke-NtproofProgram {
         $program.CloseInput()
         $sequence = [long] 0
         while (-not $ended) {
-            foreach ($line in $program.After($sequence, 500)) {
-                $sequence = $line.Sequence
-                $ended = $null -ne $line.ExitCode
+            foreach ($batch in $program.After($sequence, 500)) {
+                $sequence = $batch.Last
+                $ended = $null -ne $batch.ExitCode
                 [PSCustomObject] @{
-                    Sequence  = [long] $line.Sequence
-                    Stream    = [string] $line.Stream
-                    Text      = $line.Text
-                    ProcessId = [uint32] $line.ProcessId
-                    ExitCode  = $line.ExitCode
+                    Sequence  = [long] $batch.Sequence
+                    Count     = [int] $batch.Count
+                    Stream    = [string] $batch.Stream
+                    Text      = [string] $batch.Text
+                    ProcessId = [uint32] $batch.ProcessId
+                    ExitCode  = $batch.ExitCode
                 }
             }
         }
@@ -763,13 +764,14 @@ function Receive-NtproofAgentLine {
         [int] $WaitMilliseconds
     )
     $program = Get-NtproofAgent -AgentId $AgentId -Cmdlet $PSCmdlet
-    foreach ($line in $program.After($After, $WaitMilliseconds)) {
+    foreach ($batch in $program.After($After, $WaitMilliseconds)) {
         [PSCustomObject] @{
-            Sequence  = [long] $line.Sequence
-            Stream    = [string] $line.Stream
-            Text      = $line.Text
-            ProcessId = [uint32] $line.ProcessId
-            ExitCode  = $line.ExitCode
+            Sequence  = [long] $batch.Sequence
+            Count     = [int] $batch.Count
+            Stream    = [string] $batch.Stream
+            Text      = [string] $batch.Text
+            ProcessId = [uint32] $batch.ProcessId
+            ExitCode  = $batch.ExitCode
         }
     }
 }

@@ -337,13 +337,28 @@ namespace Ntproof
     }
 
     // One line of a program, or its end.
-    public sealed class Line
+    internal sealed class Line
     {
         public long Sequence;
         public string Stream;
         public string Text;
+        public uint? ExitCode;
+    }
+
+    // Consecutive lines of one stream, joined by line feeds; or a program's end, alone.
+    public sealed class Batch
+    {
+        public long Sequence;
+        public int Count;
+        public string Stream;
+        public string Text;
         public uint ProcessId;
         public uint? ExitCode;
+
+        public long Last
+        {
+            get { return Sequence + Count - 1; }
+        }
     }
 
     // A program whose lines are numbered and kept until somebody asks for those after them. What a program may be given
@@ -351,6 +366,7 @@ namespace Ntproof
     public sealed class Agent : IDisposable
     {
         private const uint ERROR_BROKEN_PIPE = 109;
+        private const int MostCharacters = 256 * 1024;
         private static readonly Encoding Utf8 = new UTF8Encoding(false);
 
         private readonly object gate = new object();
@@ -427,7 +443,7 @@ namespace Ntproof
         }
 
         // The lines after a number, waiting for the first of them. Those up to the number are forgotten.
-        public Line[] After(long number, int milliseconds)
+        public Batch[] After(long number, int milliseconds)
         {
             DateTime end = DateTime.UtcNow.AddMilliseconds(milliseconds);
             lock (gate)
@@ -445,10 +461,42 @@ namespace Ntproof
                     }
                     Monitor.Wait(gate, left);
                 }
-                Line[] found = new Line[lines.Count];
-                lines.CopyTo(found, 0);
-                return found;
+                return Batches();
             }
+        }
+
+        private Batch[] Batches()
+        {
+            List<Batch> found = new List<Batch>();
+            StringBuilder text = new StringBuilder();
+            Batch current = null;
+            foreach (Line line in lines)
+            {
+                if (current == null || current.Stream != line.Stream || text.Length > MostCharacters)
+                {
+                    Finish(current, text);
+                    current = new Batch { Sequence = line.Sequence, Stream = line.Stream, ProcessId = Id };
+                    current.ExitCode = line.ExitCode;
+                    found.Add(current);
+                }
+                else
+                {
+                    text.Append('\n');
+                }
+                text.Append(line.Text);
+                current.Count++;
+            }
+            Finish(current, text);
+            return found.ToArray();
+        }
+
+        private static void Finish(Batch batch, StringBuilder text)
+        {
+            if (batch != null)
+            {
+                batch.Text = text.ToString();
+            }
+            text.Length = 0;
         }
 
         // Closes the input, waits, and kills what is left. The exit code is null for a program that had to be killed.
@@ -520,7 +568,6 @@ namespace Ntproof
             lock (gate)
             {
                 line.Sequence = ++sequence;
-                line.ProcessId = Id;
                 exitCode = line.ExitCode;
                 lines.AddLast(line);
                 Monitor.PulseAll(gate);
