@@ -15,6 +15,7 @@ from vm.errors import MachineBroken, MachineConfigurationError
 from vm.windows.images.store import DISK, ImageStore
 
 NAME = "win11-24h2"
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -167,7 +168,7 @@ def test_a_hold_ends_with_the_process_that_has_it(images):
     )
     command = [sys.executable, "-c", source, str(images.root), NAME]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": "."}
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)}
     ) as holder:
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(MachineBroken, match="end them first"):
