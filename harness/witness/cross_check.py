@@ -7,6 +7,7 @@ reaches on each side from the first to the last event that both have; outside it
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final
@@ -164,10 +165,10 @@ class _CrossCheck:
         """Whether the driver lost something where the event at this place of the witness's order belongs."""
         if not self._gaps:
             return False
-        before = max((mine for mine, theirs in self._places if theirs < at), default=0)
-        after = min((mine for mine, theirs in self._places if theirs > at), default=before)
+        nearest = bisect.bisect_left(self._places, at, key=lambda place: place[1])
+        around = [mine for mine, _ in self._places[max(nearest - 1, 0) : nearest + 1]]
         for gap in self._gaps:
-            if gap[1] and min(before, after) - DISORDER <= gap[0] <= max(before, after) + DISORDER:
+            if gap[1] and min(around) - DISORDER <= gap[0] <= max(around) + DISORDER:
                 gap[1] -= 1
                 return True
         return False

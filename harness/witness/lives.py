@@ -5,10 +5,10 @@ that both sides tell makes them strangers; of all ways to pair the lives of a pi
 is taken. Clocks play no part: event logs of one machine may be hours apart (an export in local time), and order within
 a log is what its writer promises.
 
-A pid that was used again on one side only could be taken for another life; so the pids used once, whose identity agrees
-in full, serve as anchors, and no pair may lie across them by more than the disorder that two logs show. Among pairings
-with equally much in common the one whose places follow the anchors best is taken; without any anchor, the distance at
-which most events agree stands in for them.
+A pid that was used again on one side only could be taken for another life; so the pids that both sides used equally
+often, for processes that agree in full, serve as anchors, and no pair may lie across them by more than the disorder
+that two logs show. Among pairings with equally much in common the one whose places follow the anchors best is taken;
+without any anchor, the distance at which most events agree stands in for them.
 """
 
 from __future__ import annotations
@@ -154,18 +154,28 @@ class _Anchors:
 
 
 def _anchors(mine: dict[int, list[Life]], theirs: dict[int, list[Life]]) -> _Anchors:
-    """The longest rising run of processes that are the only one of their pid and agree in all that identifies them."""
+    """The longest rising run of processes whose pids both sides used equally often, for the same processes in turn."""
     places = []
-    distances: Counter[int] = Counter()
     for pid, lives in mine.items():
         others = theirs.get(pid, [])
-        if len(lives) == len(others) == 1 and _agrees_in_full(lives[0], others[0]):
-            places.append((lives[0].create_at, others[0].create_at))
-        for one, other in itertools.islice(itertools.product(lives, others), _VOTES):
+        if _agree_in_turn(lives, others):
+            places += [(one.create_at, other.create_at) for one, other in zip(lives, others, strict=True)]
+    rising = _longest_rise(sorted(places))
+    return _Anchors(rising, 0 if rising else _common_distance(mine, theirs))
+
+
+def _common_distance(mine: dict[int, list[Life]], theirs: dict[int, list[Life]]) -> int:
+    """The distance in place at which most lives agree in full, the smallest of several."""
+    distances: Counter[int] = Counter()
+    for pid, lives in mine.items():
+        for one, other in itertools.islice(itertools.product(lives, theirs.get(pid, [])), _VOTES):
             if _agrees_in_full(one, other):
                 distances[other.create_at - one.create_at] += 1
-    offset = max(distances, key=lambda distance: (distances[distance], -abs(distance)), default=0)
-    return _Anchors(_longest_rise(sorted(places)), offset)
+    return max(distances, key=lambda distance: (distances[distance], -abs(distance)), default=0)
+
+
+def _agree_in_turn(lives: Sequence[Life], others: Sequence[Life]) -> bool:
+    return len(lives) == len(others) and all(map(_agrees_in_full, lives, others))
 
 
 def _agrees_in_full(left: Life, right: Life) -> bool:
@@ -201,9 +211,8 @@ def _align(left: Sequence[Life], right: Sequence[Life], anchors: _Anchors) -> It
         points = affinity(mine, theirs) if anchors.allow(mine, theirs) else 0
         return points * _DOMINANT - min(anchors.displacement(mine, theirs), _DOMINANT >> 20) if points else 0
 
-    if len(left) == len(right) == 1:
-        if worth(0, 0):
-            yield left[0], right[0]
+    if _agree_in_turn(left, right) and all(map(anchors.allow, left, right)):
+        yield from zip(left, right, strict=True)
         return
     best = [[0] * (len(right) + 1) for _ in range(len(left) + 1)]
     worths = [[worth(i, j) for j in range(len(right))] for i in range(len(left))]
