@@ -314,6 +314,12 @@ def receive_lines(windows, context, AgentId, After, WaitMilliseconds):
     yield from find_agent(context, AgentId).after(After, WaitMilliseconds / 1000, context.stopping)
 
 
+@command("Request-NtproofAgentLine")
+def request_lines(windows, context, AgentId, Line, After, WaitMilliseconds):
+    send_line(windows, context, AgentId, Line)
+    yield from receive_lines(windows, context, AgentId, After, WaitMilliseconds)
+
+
 @command("Stop-NtproofAgent")
 def stop_agent(windows, context, AgentId, WaitMilliseconds):
     running = context.agents.pop(AgentId, None)

@@ -119,6 +119,19 @@ def test_a_program_streams_its_lines_and_ends_with_its_exit_code(guest, standin)
     assert lines[-1].exit_code == 0xC0000005
 
 
+def test_empty_lines_of_a_program_are_kept(guest, standin):
+    def blank(arguments, lines):
+        yield from ("", "", "x", "")
+        return 0
+
+    standin.windows.programs[AGENT.lower()] = blank
+
+    lines = list(guest.run_program(AGENT))
+
+    assert [line.text for line in lines] == ["", "", "x", "", ""]
+    assert [line.sequence for line in lines] == [1, 2, 3, 4, 5]
+
+
 def test_a_program_that_is_not_there_is_a_win32_error(guest):
     with pytest.raises(Win32Error) as absent:
         list(guest.run_program(r"C:\absent.exe"))
@@ -142,6 +155,21 @@ def test_an_agent_loses_no_line_when_the_connection_breaks(guest, standin, actio
             seen += [line.text for line in agent.lines()]
 
     assert seen == [f"line {number}" for number in range(20)]
+
+
+def test_an_agent_is_asked_and_answers_in_one_call(guest, standin):
+    def double(arguments, lines):
+        for line in lines:
+            yield f"{line}{line}"
+        return 0
+
+    standin.windows.programs[AGENT.lower()] = double
+    with guest.start_agent(AGENT) as agent:
+        sent = len(standin.requests)
+        answers = [line.text for text in ("a", "b") for line in agent.ask(text, 5.0)]
+        assert standin.requests[sent:].count("Command") == 2
+
+    assert answers == ["aa", "bb"]
 
 
 def test_an_agent_that_ended_refuses_further_lines(guest, standin):

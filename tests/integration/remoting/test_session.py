@@ -271,6 +271,18 @@ def test_a_reset_while_output_is_received_loses_and_doubles_nothing(session, sta
     assert not any(fault.times for fault in standin.faults)
 
 
+def test_a_pipeline_that_somebody_else_stops_is_no_success(session, standin, hanging):
+    rows = session.stream("Invoke-NtproofProgram", Path=AGENT, deadline=20)
+    next(rows)
+    (pool,) = standin.pools.values()
+    (command,) = pool.pipes
+
+    pool.stop(command, forget=False)
+
+    with pytest.raises(GuestCommandFailed):
+        list(rows)
+
+
 def test_a_reset_of_a_command_that_changes_something_is_told_and_not_repeated(session, standin):
     standin.faults.append(Fault("Command", "reset after"))
 

@@ -326,12 +326,23 @@ class GuestAgent:
 
     def lines(self, wait: float = 1.0) -> list[ProgramLine]:
         """What it wrote since the last call, waiting at most `wait` seconds for the first line; may be empty."""
+        return self._receive("Receive-NtproofAgentLine", wait)
+
+    def ask(self, line: str, wait: float = 1.0) -> list[ProgramLine]:
+        """`send` and `lines` in one call, which halves the time to an answer.
+
+        After a lost connection the line may have been read: look at `lines` before it is sent again.
+        """
+        return self._receive("Request-NtproofAgentLine", wait, Line=line)
+
+    def _receive(self, command: str, wait: float, **arguments: str) -> list[ProgramLine]:
         rows = self._session.call(
-            "Receive-NtproofAgentLine",
+            command,
             AgentId=self._id,
             After=self._seen,
             WaitMilliseconds=round(wait * 1000),
             deadline=wait + DEFAULT_DEADLINE,
+            **arguments,
         )
         found = [line for row in rows for line in _lines(row)]
         if found:

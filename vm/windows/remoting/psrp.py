@@ -30,6 +30,7 @@ from vm.windows.remoting.errors import (
     ConnectionFailed,
     ConnectionLost,
     CredentialsRefused,
+    GuestCommandFailed,
     GuestNotResponding,
     GuestProtocolError,
     GuestRestarted,
@@ -169,6 +170,8 @@ class PsrpConnection:
             self._finish(name, shell)
         if shell.streams.error:
             raise error_of_record(shell.streams.error[0], endpoint=str(self.endpoint), command=name)
+        if shell.state != PSInvocationState.COMPLETED:
+            raise GuestCommandFailed("ended early and left no error", endpoint=str(self.endpoint), command=name)
 
     def _finish(self, name: str, shell: PowerShell) -> None:
         """Stop what still runs and release the pipeline; a pipeline that is not closed stays in the guest for ever."""

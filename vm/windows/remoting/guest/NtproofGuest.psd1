@@ -29,6 +29,7 @@
         'Receive-NtproofAgentLine'
         'Remove-NtproofDriverService'
         'Remove-NtproofFile'
+        'Request-NtproofAgentLine'
         'Restart-NtproofMachine'
         'Send-NtproofAgentLine'
         'Set-NtproofCrashControl'

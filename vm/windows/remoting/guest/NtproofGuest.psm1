@@ -776,6 +776,35 @@ function Receive-NtproofAgentLine {
     }
 }
 
+function Request-NtproofAgentLine {
+    [CmdletBinding()]
+    param(
+        [Parameter(Mandatory = $true)]
+        [string] $AgentId,
+        [Parameter(Mandatory = $true)]
+        [AllowEmptyString()]
+        [string] $Line,
+        [Parameter(Mandatory = $true)]
+        [ValidateRange(0, [long]::MaxValue)]
+        [long] $After,
+        [Parameter(Mandatory = $true)]
+        [ValidateRange(0, 60000)]
+        [int] $WaitMilliseconds
+    )
+    $program = Get-NtproofAgent -AgentId $AgentId -Cmdlet $PSCmdlet
+    Assert-NtproofOutcome -Outcome $program.SendLine($Line) -Cmdlet $PSCmdlet
+    foreach ($batch in $program.After($After, $WaitMilliseconds)) {
+        [PSCustomObject] @{
+            Sequence  = [long] $batch.Sequence
+            Count     = [int] $batch.Count
+            Stream    = [string] $batch.Stream
+            Text      = [string] $batch.Text
+            ProcessId = [uint32] $batch.ProcessId
+            ExitCode  = $batch.ExitCode
+        }
+    }
+}
+
 function Stop-NtproofAgent {
     [CmdletBinding()]
     param(
