@@ -1,0 +1,1 @@
+"""Windows machines on libvirt: domains, accelerators, leases, resets and crashes."""
