@@ -15,7 +15,8 @@ from tests.standin.requirements import require_remoting
 
 require_remoting("tree_sitter", "tree_sitter_powershell")
 
-from tests.unit.remoting import powershell  # noqa: E402 - only where tree-sitter is installed
+from tests.fixtures.powershell import scripts  # noqa: E402 - only where tree-sitter is installed
+from tests.unit.remoting import powershell  # noqa: E402
 from vm.windows.remoting.module import FILES, load_module  # noqa: E402
 from vm.windows.remoting.schema import Returns, ValueType, guest_schema  # noqa: E402
 
@@ -36,17 +37,18 @@ TYPES = {
     ValueType.DATETIME: "string",
 }
 
-# Cmdlets of the modules that Windows PowerShell 5.1 itself brings.
+# Cmdlets of the modules that Windows PowerShell 5.1 itself brings, with the parameters that are used (Microsoft Learn,
+# "PowerShell module browser").
 CMDLETS = {
-    "Add-Type",
-    "ForEach-Object",
-    "Get-CimInstance",
-    "Get-Service",
-    "Join-Path",
-    "New-Object",
-    "Set-StrictMode",
-    "Sort-Object",
-    "Where-Object",
+    "Add-Type": {"Path", "OutputAssembly", "OutputType", "IgnoreWarnings"},
+    "ForEach-Object": set(),
+    "Get-CimInstance": {"ClassName", "Namespace", "ErrorAction"},
+    "Get-Service": {"Name", "ErrorAction"},
+    "Join-Path": {"Path", "ChildPath"},
+    "New-Object": {"TypeName", "ArgumentList"},
+    "Set-StrictMode": {"Version"},
+    "Sort-Object": {"Property"},
+    "Where-Object": set(),
 }
 
 # What Windows PowerShell 5.1 does not have, and what would make data into code.
@@ -141,10 +143,36 @@ def test_a_failure_is_raised_exactly_where_the_schema_says(name):
     assert raised(name, {name}) == set(COMMANDS[name].failures)
 
 
-def test_only_cmdlets_that_every_windows_has_are_called():
-    called = set(powershell.called(ROOT))
+def unknown_calls(source):
+    """Calls of commands or parameters that neither Windows nor the module has."""
+    known = {**CMDLETS, **scripts.functions(source)}
+    return [
+        (call.line, call.name, parameter)
+        for call in scripts.calls(source)
+        for parameter in call.parameters or ("",)
+        if call.name not in known or (parameter and parameter not in known[call.name])
+    ]
 
-    assert called - set(FUNCTIONS) - CMDLETS == set()
+
+def test_only_what_every_windows_has_is_called_with_the_parameters_that_it_has():
+    assert unknown_calls(SOURCE) == []
+
+
+def test_each_listed_cmdlet_is_used():
+    assert set(CMDLETS) <= {call.name for call in scripts.calls(SOURCE)}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"Get-Clipboard", b"Join-Path -Folder 'a'", b"Assert-NtproofOutcome -Result 1", b"& $a", b"Get-NtproofThing"],
+)
+def test_a_call_of_what_windows_does_not_have_is_noticed(line):
+    assert unknown_calls(SOURCE + line)
+
+
+def test_windows_powershell_5_1_reads_the_module():
+    assert scripts.complaints(SOURCE) == []
+    assert scripts.complaints(load_module().files["NtproofGuest.psd1"]) == []
 
 
 def test_no_function_assigns_to_one_of_its_parameters():
