@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -237,6 +238,34 @@ def test_the_native_source_is_csharp_5_without_warnings(tmp_path):
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(
+    shutil.which("mcs") is None or shutil.which("mono") is None,
+    reason="a .NET runtime is missing: apt-get install mono-mcs mono-runtime",
+)
+def test_the_agent_keeps_numbered_lines_and_exit_codes(tmp_path):
+    source = tmp_path / "NtproofNative.cs"
+    source.write_bytes(load_module().files["NtproofNative.cs"])
+    program = tmp_path / "check.exe"
+    check = Path(__file__).parent / "AgentCheck.cs"
+    subprocess.run(["mcs", "-langversion:5", f"-out:{program}", check, source], check=True, capture_output=True)
+
+    done = subprocess.run(["mono", program], capture_output=True, encoding="utf-8", timeout=60, check=False)
+
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        "start 0",
+        *(f"out [l\u00fc{number}] " for number in range(5)),
+        "stop 0",
+        "exit [] 0",
+        "send 109",
+        "absent 2 CreateProcessW",
+        "killed True",
+        "out [a b] ",
+        "exit [] 7",
+        r'"a b" "c\"d" "e\\" "f\\\\\"g" ""',
+    ]
 
 
 def test_the_hash_of_the_module_covers_each_of_its_files():

@@ -411,6 +411,10 @@ namespace Ntproof
             try
             {
                 Stream input = process.StandardInput.BaseStream;
+                if (input == null)
+                {
+                    return Outcome.Failure("WriteFile", ERROR_BROKEN_PIPE);
+                }
                 input.Write(data, 0, data.Length);
                 input.Flush();
                 return Outcome.Success();
