@@ -9,7 +9,7 @@ from typing import Final
 from xml.etree import ElementTree as ET
 
 from vm.windows.hypervisor import xml_fields
-from vm.windows.hypervisor.xml_fields import XmlError, choice, part, text, whole
+from vm.windows.hypervisor.xml_fields import XmlError, choice, part, switch, text, whole
 
 NAMESPACE: Final = "urn:ntproof:domain:1"
 """XML namespace of the mark; libvirt keeps one element of each namespace (virDomainSetMetadata)."""
@@ -63,6 +63,26 @@ class Owner:
 
 
 @dataclass(frozen=True)
+class Term:
+    """How long a lease holds.
+
+    Attributes:
+        heartbeat_ms: when its owner last said that it lives, in milliseconds since 1970 UTC by the owner's clock.
+        lifetime_ms: how long that holds, in milliseconds.
+        released: whether the owner gave it back.
+    """
+
+    heartbeat_ms: int = whole("@heartbeat-ms")
+    lifetime_ms: int = whole("@lifetime-ms")
+    released: bool = switch("@released", ("yes", "no"), default=False)
+
+    @property
+    def ends_ms(self) -> int:
+        """When it ends unless it is renewed, by the owner's clock."""
+        return self.heartbeat_ms + self.lifetime_ms
+
+
+@dataclass(frozen=True)
 class Mark:
     """What the project says of a domain or file of its own.
 
@@ -73,6 +93,7 @@ class Mark:
         image: the image that it was made of.
         slot: the slot whose lease it belongs to; None for what belongs to its owner alone.
         owner: who made it.
+        term: how long the lease holds; only the record of a slot has it.
     """
 
     role: Role = choice("@role", Role)
@@ -81,6 +102,7 @@ class Mark:
     image: str | None = text("@image", default=None)
     slot: str | None = text("@slot", default=None)
     owner: Owner = part("owner", Owner)
+    term: Term | None = part("lease", Term, default=None)
 
     def to_xml(self) -> str:
         """The mark as virDomainSetMetadata takes it: that call puts it into the namespace."""

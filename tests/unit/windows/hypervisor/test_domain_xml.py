@@ -15,7 +15,8 @@ from vm.windows.hypervisor import accelerator as probe
 from vm.windows.hypervisor.devices import Bus, CacheMode, PanicModel
 from vm.windows.hypervisor.domain_xml import Accelerator, CpuMode, CrashAction, Domain, OperatingSystem
 from vm.windows.hypervisor.domains import ENLIGHTENMENTS, Files, build_domain, check_supported, clone_of
-from vm.windows.hypervisor.mark import Mark, Owner, Role
+from vm.windows.hypervisor.lease_records import record_domain
+from vm.windows.hypervisor.mark import Mark, Owner, Role, Term
 from vm.windows.hypervisor.xml_fields import XmlError
 from vm.windows.profiles.profile import DiskBus, Firmware, NetworkModel
 
@@ -87,6 +88,10 @@ def domains():
         kernel=Path("/boot/vmlinuz"), initrd=Path("/boot/initrd"), command_line="console=ttyS0 a=b&c"
     )
     found["linux-kernel"] = replace(of_profile("win10", Accelerator.QEMU), os=linux)
+    record = replace(
+        MARK, role=Role.LEASE, term=Term(heartbeat_ms=1_700_000_000_123, lifetime_ms=60_000, released=True)
+    )
+    found["lease"] = record_domain("ntproof-lease-a-0-v17", record)
     found["probe"] = probe.probe_domain("ntproof-probe", Path("/run-files/probe.rom"), replace(MARK, role=Role.PROBE))
     return found
 
