@@ -22,7 +22,7 @@ from vm.emulated.processor.cpu import BudgetExceeded, MissingImport
 from vm.emulated.ps.manager import Process
 from vm.emulated.services import from_status, win32_error
 from vm.emulated.user_devices import EmulatedHandle
-from vm.errors import DriverFault, DriverHung, MachineConfigurationError, MachineCrashed, MissingExport
+from vm.errors import DriverFault, DriverHung, MachineConfigurationError, MachineCrashed, MissingExport, Win32Error
 from vm.machine import (
     Account,
     Checkpoint,
@@ -68,6 +68,7 @@ class UserMode:
         agent = kernel.ps.new_process(
             kernel.files.open_name(AGENT_IMAGE), kernel.files.file_name(AGENT_IMAGE), AGENT_IMAGE, parent_pid=4
         )
+        agent.critical = True
         self.state.agent = agent.pid
         self._kernel = kernel
         thread = kernel.ps.insert_first_thread(agent)
@@ -145,10 +146,13 @@ class _UserCall:
         self._activity = activity
 
     def __enter__(self) -> Kernel:
-        return self._machine.enter()
+        try:
+            return self._machine.enter()
+        except STOPPING as event:
+            raise self._machine.stop(event, self._activity) from None
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if error is None:
+        if error is None or isinstance(error, Win32Error):
             try:
                 self._machine.leave()
             except STOPPING as event:
@@ -232,7 +236,8 @@ class EmulatedMachine:
             raise self._stopped
 
     def leave(self) -> None:
-        """Run what became ready, before the program goes on."""
+        """Run what became ready, before the program goes on, also when its call failed."""
+        self.kernel.ps.end_doomed()
         self.kernel.threads.run_ready()
         self.kernel.services.unload_idle()
 
@@ -253,20 +258,21 @@ class EmulatedMachine:
         return crash_report.build_report(self.kernel, event, event.rip or rip, registers, activity=activity)
 
     def _where(self, event: KernelEvent) -> str:
+        """Words to follow what happened; none for what happened outside the driver's code."""
         if event.site is None:
-            return "an unknown place"
+            return ""
         frames = crash_report.stack(self.kernel, event.site.rip, event.site.registers)
-        return " < ".join(str(frame) for frame in frames) or f"0x{event.site.rip:X}"
+        return ", at " + (" < ".join(str(frame) for frame in frames) or f"0x{event.site.rip:X}")
 
     def _fault(self, event: KernelEvent, activity: str) -> DriverHung | MissingExport:
         where = self._where(event)
         if isinstance(event, MissingImport):
             return MissingExport(
-                f"the driver calls {event.module}!{event.name}, which the emulated kernel does not implement, at "
-                f"{where} (while: {activity}). Add a function named {event.name} to the export table of the part of "
+                f"the driver calls {event.module}!{event.name}, which the emulated kernel does not implement{where} "
+                f"(while: {activity}). Add a function named {event.name} to the export table of the part of "
                 "vm/emulated that it belongs to, see docs/how-to/add-an-export.md, or run on a Windows machine"
             )
-        return DriverHung(f"the driver {event}, at {where} (while: {activity})")
+        return DriverHung(f"the driver {event}{where} (while: {activity})")
 
     # Services
 
@@ -394,7 +400,7 @@ class EmulatedMachine:
     @staticmethod
     def _run_first_thread(kernel: Kernel, process: Process) -> None:
         """What the kernel does in a program's first thread before the program itself begins."""
-        if not process.suspended:
+        if not process.suspended and process.doomed is None:
             kernel.events.program_started(process, kernel.threads.state.threads[process.first_thread])
 
     def exit_process(self, pid: int, status: int = 0) -> None:
@@ -430,7 +436,8 @@ class EmulatedMachine:
 
     def running_processes(self) -> Mapping[int, str]:
         """Processes launched through this object that still run."""
-        return dict(self._user.state.launched)
+        ps = self.kernel.ps
+        return {pid: image for pid, image in self._user.state.launched.items() if ps.running(pid)}
 
     def system_time(self) -> int:
         """100 ns units since 1601 UTC."""

@@ -350,6 +350,7 @@ def test_the_image_of_a_program_is_told_in_its_first_thread_when_it_begins_to_ru
     assert misuse.cell(3) >> 47 == 0
     assert (misuse.cell(5) & 0x7FF, misuse.cell(6), misuse.cell(7)) == (0x403, result.pid, 0x38)
     assert chr(misuse.cell(8)) == "D"
+    assert misuse.cells(9, 10) == (text_size(CMD[2:]), ord("W"))
 
 
 def test_the_image_of_a_driver_is_told_with_its_place(misuse):
@@ -360,6 +361,7 @@ def test_the_image_of_a_driver_is_told_with_its_place(misuse):
         misuse.machine.start_driver("other")
     assert misuse.cells(0, 3) == (1, 0, text_size("\\??\\C:\\Windows\\System32\\drivers\\entry_fails.sys"), base)
     assert misuse.cells(5, 6) == (0x503, 4)
+    assert misuse.cells(9, 10) == (text_size("\\Windows\\System32\\drivers\\entry_fails.sys"), ord("W"))
 
 
 def test_an_image_routine_that_stays_registered_crashes_the_next_program(misuse):

@@ -8,6 +8,7 @@ from tests.fixtures.misuse import CMD, crash
 from vm.errors import Win32Error
 
 EX = 1
+STILL_ACTIVE = 0x103
 
 
 def test_ids_are_multiples_of_four_and_processes_and_threads_share_them(misuse):
@@ -93,3 +94,85 @@ def test_exits_and_creates_are_reported_in_the_process_they_belong_to_even_when_
     assert misuse.run("Nothing", 1) == 1
     report = crash(lambda: misuse.run("BugCheck", 1))
     assert report.code == 1
+
+
+def test_the_handles_of_a_process_are_closed_when_it_ends(misuse):
+    misuse.run("Register", EX)
+    creator = misuse.launch()
+    misuse.hook("OnCreate", "KeepHandle")
+    child = misuse.launch(creator=creator.pid)
+    misuse.hook("OnCreate", None)
+    assert misuse.cell(0) == 0
+    assert misuse.cell(1) != 0
+    misuse.machine.exit_process(child.pid)
+    assert child.pid not in {misuse.launch().pid, misuse.launch().pid}
+    misuse.machine.exit_process(creator.pid)
+    assert {misuse.launch().pid for _ in range(2)} & {creator.pid, child.pid}
+    handles = [table for pid, table in misuse.kernel.ob.state.tables.items() if pid and pid != misuse.machine.agent_pid]
+    assert handles == []
+
+
+def test_a_handle_to_itself_does_not_keep_a_process_for_ever(misuse):
+    misuse.run("Register", EX)
+    creator = misuse.launch()
+    misuse.set_cell(15, creator.pid)
+    misuse.hook("OnCreate", "KeepHandle")
+    misuse.launch(creator=creator.pid)
+    misuse.hook("OnCreate", None)
+    misuse.machine.exit_process(creator.pid)
+    assert creator.pid not in misuse.kernel.ps.state.processes
+
+
+def test_a_process_that_ends_with_the_status_of_a_running_one_has_ended(misuse):
+    misuse.run("Register", EX)
+    misuse.hook("OnCreate", "HoldProcess")
+    result = misuse.launch()
+    misuse.hook("OnCreate", None)
+    misuse.machine.exit_process(result.pid, STILL_ACTIVE)
+    with pytest.raises(Win32Error) as caught:
+        misuse.launch(parent=result.pid)
+    assert caught.value.code == 87
+
+
+def test_a_driver_that_ends_a_process_in_its_create_callback_lets_the_creation_succeed_and_the_process_end(misuse):
+    misuse.run("Register", EX)
+    misuse.set_cell(14, 77)
+    misuse.hook("OnCreate", "TerminateByPid")
+    misuse.hook("OnExit", "CountExits")
+    result = misuse.launch()
+    assert (result.win32_error, misuse.cell(0), misuse.cell(1)) == (0, 0, 1)
+    assert misuse.cells(4, 6) == (1, result.pid, 77)
+    assert misuse.machine.running_processes() == {}
+    misuse.hook("OnCreate", None)
+    assert misuse.launch().succeeded
+
+
+def test_a_driver_that_ends_the_creator_in_a_create_callback_ends_it_when_it_leaves_the_kernel(misuse):
+    misuse.run("Register", EX)
+    creator = misuse.launch()
+    misuse.set_cell(14, 78)
+    misuse.hook("OnCreate", "TerminateCurrent")
+    misuse.hook("OnExit", "CountExits")
+    result = misuse.launch(creator=creator.pid)
+    assert result.succeeded
+    assert misuse.cells(0, 1) == (0, creator.pid)
+    assert misuse.cells(4, 6) == (1, creator.pid, 78)
+    assert list(misuse.machine.running_processes()) == [result.pid]
+
+
+def test_a_driver_that_ends_a_process_at_another_time_ends_it_at_once(misuse):
+    result = misuse.launch()
+    misuse.run("Register", EX)
+    misuse.hook("OnExit", "CountExits")
+    misuse.run("TerminateByPid", 0, result.pid)
+    assert misuse.cells(4, 5) == (1, result.pid)
+    assert misuse.machine.running_processes() == {}
+    with pytest.raises(Win32Error):
+        misuse.machine.terminate_process(result.pid)
+
+
+@pytest.mark.parametrize("whose", ["system", "agent"])
+def test_a_driver_that_ends_a_process_which_windows_needs_stops_the_machine(misuse, whose):
+    pid = {"system": 4, "agent": misuse.machine.agent_pid}[whose]
+    report = misuse.crash("TerminateByPid", 0, pid)
+    assert (report.code, report.name) == (0xEF, "CRITICAL_PROCESS_DIED")

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vm.emulated.exports import PASSIVE_LEVEL, ExportTable
+from vm.emulated.io.layout import FILE_FILE_NAME
+from vm.emulated.layout import FILE_OBJECT_SIZE
 from vm.emulated.ntstatus import STATUS_INSUFFICIENT_RESOURCES, STATUS_PROCEDURE_NOT_FOUND, STATUS_SUCCESS
 from vm.emulated.ps.notify import MAXIMUM_ROUTINES, Slot
 
@@ -42,6 +44,8 @@ class EventState:
     """What a checkpoint keeps."""
 
     slots: dict[str, list[int]] = field(default_factory=lambda: {THREAD: [], IMAGE: []})
+    file_object: int = 0
+    """IMAGE_INFO_EX.FileObject; its name is valid during the call."""
     told: set[int] = field(default_factory=set)
     """Tids whose creation was due to be told: their end is, too."""
 
@@ -51,7 +55,7 @@ class EventRoutines:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self.state = EventState()
+        self.state = EventState(file_object=kernel.ob.create("File", FILE_OBJECT_SIZE))
 
     def rebind(self) -> None:
         """Nothing is cached."""
@@ -98,16 +102,20 @@ class EventRoutines:
             return
         kernel = self._kernel
         text = name.encode("utf-16-le", "surrogatepass")
-        block = kernel.heap.allocate(_IMAGE_INFO_EX.size + 16 + len(text))
+        on_volume = kernel.files.file_name(name).encode("utf-16-le", "surrogatepass")
+        total = _IMAGE_INFO_EX.size + 16 + len(text) + len(on_volume)
+        block = kernel.heap.allocate(total)
         string = block + _IMAGE_INFO_EX.size
         properties |= _ADDRESSING_MODE | _EXTENDED_INFO_PRESENT
-        file_object = kernel.notify.state.file_object
-        info = _IMAGE_INFO_EX.pack(_IMAGE_INFO_EX.size, properties, base, 0, size, 0, file_object)
-        kernel.mem.write(block, info)
+        file_object = self.state.file_object
+        kernel.mem.write(block, _IMAGE_INFO_EX.pack(_IMAGE_INFO_EX.size, properties, base, 0, size, 0, file_object))
         kernel.mem.set_unicode_string(string, len(text), len(text), string + 16)
-        kernel.mem.write(string + 16, text)
+        kernel.mem.write(string + 16, text + on_volume)
+        kernel.mem.set_unicode_string(
+            file_object + FILE_FILE_NAME, len(on_volume), len(on_volume), string + 16 + len(text)
+        )
         self._call(IMAGE, thread, string, pid, block + _INFO_IN_EX)
-        kernel.mem.write(block, _GONE * (_IMAGE_INFO_EX.size + 16 + len(text)))
+        kernel.mem.write(block, _GONE * total)
         kernel.heap.free(block)
 
     def _call(self, api: str, thread: Thread, a: int, b: int, c: int) -> None:

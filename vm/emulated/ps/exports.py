@@ -9,7 +9,6 @@ import struct
 from typing import TYPE_CHECKING
 
 from vm.emulated.exports import APC_LEVEL, PASSIVE_LEVEL, ExportTable
-from vm.emulated.faults import Bugcheck
 from vm.emulated.ke.threads import SYSTEM_PID
 from vm.emulated.ntstatus import (
     STATUS_INFO_LENGTH_MISMATCH,
@@ -212,7 +211,7 @@ def ps_create_system_thread(
 @EXPORTS.function("PsTerminateSystemThread", args="u32", irql=APC_LEVEL)
 def ps_terminate_system_thread(kernel: Kernel, status: int) -> int:
     """PsTerminateSystemThread: does not return in a system thread, STATUS_INVALID_PARAMETER in any other."""
-    if kernel.current_thread.tid not in kernel.threads.state.queue:
+    if not kernel.current_thread.routine:
         return STATUS_INVALID_PARAMETER
     kernel.threads.end_current(status)
     return STATUS_SUCCESS
@@ -236,13 +235,7 @@ def zw_open_process(kernel: Kernel, handle: int, access: int, attributes: int, c
 def zw_terminate_process(kernel: Kernel, handle: int, status: int) -> int:
     """ZwTerminateProcess: the exit callbacks run in the process that ends."""
     record = kernel.ob.handles.resolve(handle, kind="Process")
-    process = kernel.ps.of_object(record.body)
-    if process.pid == SYSTEM_PID:
-        raise Bugcheck(0xEF, process.object, reason="the driver terminated the system process (CRITICAL_PROCESS_DIED)")
-    if process.running:
-        thread = kernel.current_thread
-        kernel.ps.end(process, status)
-        kernel.threads.set_current(thread)
+    kernel.ps.terminate(kernel.ps.of_object(record.body), status)
     return STATUS_SUCCESS
 
 

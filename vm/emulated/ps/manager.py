@@ -41,8 +41,12 @@ class Process:
         first_thread: tid of its first thread, 0 before there is one.
         suspended: its first thread has not been resumed.
         create_time: system time.
-        exit_status: STATUS_PENDING while it runs.
+        exit_status: STATUS_PENDING while it runs, and also what some programs end with.
         inserted: its first thread was inserted.
+        starting: its create callbacks run.
+        ended: it has ended; the object lives on while somebody refers to it.
+        doomed: the status that it ends with as soon as it can, None while nobody asked for that.
+        critical: Windows does not go on without it.
     """
 
     pid: int
@@ -58,11 +62,15 @@ class Process:
     create_time: int = 0
     exit_status: int = STATUS_PENDING
     inserted: bool = False
+    starting: bool = False
+    ended: bool = False
+    doomed: int | None = None
+    critical: bool = False
 
     @property
     def running(self) -> bool:
         """True until it has ended."""
-        return self.exit_status == STATUS_PENDING
+        return not self.ended
 
 
 @dataclass
@@ -75,6 +83,8 @@ class ProcessState:
     ids: IdTable = field(default_factory=IdTable)
     attached: dict[int, int] = field(default_factory=dict)
     """By tid: the process whose address space a thread has taken."""
+    doomed: list[int] = field(default_factory=list)
+    """Pids of processes that end when the call under way is over."""
 
 
 class ProcessManager:
@@ -88,6 +98,7 @@ class ProcessManager:
         kernel.ob.on_delete("Thread", self._thread_deleted)
         system = self._new_process(SYSTEM_IMAGE, SYSTEM_IMAGE, None, parent_pid=0)
         assert system.pid == SYSTEM_PID
+        system.critical = True
         idle = self.insert_first_thread(system)
         kernel.threads.set_current(idle)
 
@@ -189,12 +200,14 @@ class ProcessManager:
         Returns:
             STATUS_SUCCESS, or the denying status; then the process has already ended with it.
         """
-        self.insert_first_thread(process)
+        thread = self.insert_first_thread(process)
+        process.starting = True
         status = self._kernel.notify.process_created(process, creator)
+        if status == STATUS_SUCCESS:
+            self._kernel.events.thread_created(creator, thread)
+        process.starting = False
         if status != STATUS_SUCCESS:
             self.end(process, status)
-        else:
-            self._kernel.events.thread_created(creator, self._kernel.threads.state.threads[process.first_thread])
         return status
 
     def add_user_thread(self, process: Process) -> Thread:
@@ -206,20 +219,51 @@ class ProcessManager:
     # Ending
 
     def end(self, process: Process, status: int) -> None:
-        """End a process: exit callbacks in its last thread, then its threads and its own reference go."""
+        """End a process: exit callbacks in its last thread, then its handles, threads and own reference go."""
         kernel = self._kernel
         process.exit_status = status
+        process.ended = True
         if process.inserted:
             before = kernel.threads.current
             thread = kernel.threads.state.threads[process.first_thread]
             kernel.events.thread_ended(thread)
             kernel.notify.process_exited(process, thread)
+            if process.pid in kernel.ob.state.tables:
+                kernel.threads.set_current(thread)
+                kernel.ob.handles.close_all(process.pid)
             kernel.threads.set_current(before)
             kernel.mem.set_u32(thread.object + SIGNAL_STATE, 1)
             thread.state = "ended"
             kernel.ob.unpin(kernel.ob.record(thread.object))
         kernel.mem.set_u32(process.object + SIGNAL_STATE, 1)
         kernel.ob.unpin(kernel.ob.record(process.object))
+
+    def terminate(self, process: Process, status: int) -> None:
+        """End a process on behalf of a driver: at once, unless a routine of a driver runs in one of its threads.
+
+        A thread ends when it leaves the kernel, so that a process which is being created, or whose own thread asks,
+        ends at the end of the user-mode call under way.
+
+        Raises:
+            Bugcheck: 0xEF CRITICAL_PROCESS_DIED (Microsoft: Bug Check 0xEF).
+        """
+        if process.critical:
+            raise Bugcheck(0xEF, process.object, reason=f"the driver ended {process.image_name}, a critical process")
+        if not process.running or process.doomed is not None:
+            return
+        pid = process.pid
+        if process.starting or self._kernel.current_thread.pid == pid or self._kernel.notify.runs_in(pid):
+            process.doomed = status
+            self.state.doomed.append(pid)
+        else:
+            self.end(process, status)
+
+    def end_doomed(self) -> None:
+        """End the processes that were to end as soon as their threads leave the kernel."""
+        while self.state.doomed:
+            process = self._processes.get(self.state.doomed.pop(0))
+            if process is not None and process.running and process.doomed is not None:
+                self.end(process, process.doomed)
 
     def _process_deleted(self, record: ObjectRecord) -> None:
         pid = self.state.by_object.pop(record.body)

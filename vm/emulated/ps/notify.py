@@ -187,9 +187,10 @@ class NotifyRoutines:
         busy = any(slot.routine == wait.objects[0] for slot, _ in self._running)
         return None if busy else STATUS_SUCCESS
 
-    def registered_in(self, first: int, size: int) -> list[Slot]:
-        """Registrations whose routine lies in a range of code."""
-        return [slot for slot in self.state.slots if slot is not None and first <= slot.routine < first + size]
+    def runs_in(self, pid: int) -> bool:
+        """True while a routine runs in a thread of a process."""
+        threads = self._kernel.threads.state.threads
+        return any(threads[tid].pid == pid for _, tid in self._running)
 
     # Calls
 
