@@ -110,3 +110,12 @@ def test_a_closed_handle_is_refused(machine):
     handle.close()
     assert refused(handle.control, fixture.CONTROL) == 6
     assert refused(machine.open_device, "\\\\.\\Nothing") == 2
+
+
+def test_an_mdl_that_an_unloaded_driver_did_not_free_is_remarked_on(misuse):
+    assert misuse.run("KeepMdl")
+    misuse.machine.debug_output()
+    misuse.stop()
+    (line,) = [line for line in misuse.machine.debug_output() if "MDL" in line]
+    assert line.startswith("left behind by misuse: MDL 0x")
+    assert "KeepMdl" in line

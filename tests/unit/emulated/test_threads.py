@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fixtures.misuse import crash
+from tests.fixtures.misuse import DEVICE, crash
 from vm.emulated.machine import EmulatedMachine
-from vm.errors import DriverHung
+from vm.errors import DriverHung, Win32Error
 
 SECOND = 10_000_000
 TIMEOUT = 0x102
+INVALID_PARAMETER = 0xC000000D
 
 
 def test_a_thread_is_woken_each_time_by_the_event_of_an_ioctl_until_it_ends(misuse):
@@ -219,3 +220,41 @@ def test_every_machine_has_its_own_threads():
     assert first.agent_pid == second.agent_pid
     first.close()
     second.close()
+
+
+def test_a_call_that_waits_at_apc_level_does_not_raise_irql_for_the_calls_after_it(misuse):
+    misuse.run("InitialiseEvents", 1)
+    waiting = misuse.start("WaitAtApcLevel", 0)
+    assert misuse.kernel.irql == 0
+    misuse.run("SetEvent", 0)
+    assert int.from_bytes(waiting.wait(), "little") == 1
+    assert misuse.kernel.irql == 0
+
+
+def test_a_programs_thread_cannot_end_itself_as_a_system_thread_does(misuse):
+    misuse.run("InitialiseEvents", 1)
+    misuse.run("SetEvent", 0)
+    assert misuse.run("WaitThenTerminateThread", 0) == INVALID_PARAMETER
+    waiting = misuse.start("WaitThenTerminateThread", 0)
+    misuse.run("SetEvent", 0)
+    assert int.from_bytes(waiting.wait(), "little") == INVALID_PARAMETER
+
+
+def test_an_open_that_a_timer_completes_takes_the_machines_time(misuse):
+    misuse.hook("OnOpen", "OpenLater")
+    before = misuse.machine.system_time()
+    misuse.machine.open_device(DEVICE).close()
+    assert SECOND <= misuse.machine.system_time() - before < 2 * SECOND
+
+
+def test_an_open_that_nothing_completes_is_a_hang_that_names_the_request(misuse):
+    misuse.hook("OnOpen", "OpenNever")
+    with pytest.raises(DriverHung, match=r"IRP_MJ_CREATE.*nothing in the machine"):
+        misuse.machine.open_device(DEVICE)
+
+
+def test_work_that_a_refused_call_queued_has_run_when_the_program_goes_on(misuse):
+    misuse.hook("OnOpen", "RefuseAndQueueWork")
+    with pytest.raises(Win32Error):
+        misuse.machine.open_device(DEVICE)
+    assert misuse.cell(3) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fixtures.misuse import crash
+from tests.fixtures.misuse import DEVICE, crash
 
 MS = 10_000
 SECOND = 1000 * MS
@@ -94,3 +94,8 @@ def test_an_armed_timer_initialised_again_stops_the_machine(misuse):
     misuse.run("ArmTimer", SECOND, 0, 9)
     report = misuse.crash("ArmTimer", SECOND, 0, 9)
     assert (report.code, report.parameters[0]) == (0xC7, 0)
+
+
+def test_a_timer_that_crashes_while_a_program_enters_the_kernel_is_a_crash_like_any_other(misuse):
+    report = misuse.crash("CrashLater", 10)
+    assert (report.code, report.activity) == (0xE2, f"wait for DeviceIoControl on {DEVICE}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from vm.emulated.faults import Bugcheck, KernelEvent
 from vm.emulated.io import layout as at
 from vm.emulated.ke.irql import set_irql
+from vm.emulated.ke.threads import Deadlock
 from vm.emulated.layout import IO_STACK_LOCATION_SIZE, IRP_SIZE
 from vm.emulated.ntstatus import (
     STATUS_INSUFFICIENT_RESOURCES,
@@ -263,15 +264,19 @@ class Irps:
         self.wait(irp)
 
     def wait(self, irp: Irp) -> None:
-        """Let other threads run until an IRP that was left pending is completed.
+        """Let other threads run and time pass until an IRP that was left pending is completed.
 
         Raises:
-            Bugcheck: nothing in the machine can complete it, which would hang the caller for ever: 0xC9 0x226.
+            Deadlock: nothing in the machine completes it, so that its caller hangs.
         """
-        if not irp.completed:
-            self._kernel.threads.run_ready()
-        if not irp.completed:
-            raise self._verifier(0x226, irp, f"{irp.describe()}: its caller waits for it and nothing will complete it")
+        if irp.completed or self._kernel.threads.run_until(lambda: irp.completed):
+            return
+        driver = self._io.device(irp.device).driver
+        routine = self._kernel.mem.u64(driver + at.DRIVER_MAJOR_FUNCTION + 8 * irp.major)
+        raise Deadlock(
+            f"left {irp.describe()} pending in {self._kernel.describe_code(routine + 1)}: its caller waits for it, which "
+            "nothing in the machine completes"
+        )
 
     def _dispatch_returned(self, body: int, result: int) -> None:
         """A dispatch routine that had been waiting on a parked thread has returned."""

@@ -16,6 +16,7 @@ from vm.emulated.io import layout as at
 from vm.emulated.io.irp import Irp, Irps
 from vm.emulated.io.requests import Request, Requests
 from vm.emulated.layout import DEVICE_OBJECT_SIZE, DRIVER_OBJECT_SIZE, FILE_OBJECT_SIZE
+from vm.emulated.mm import mdl
 from vm.emulated.ntstatus import (
     STATUS_ACCESS_DENIED,
     STATUS_DEVICE_ALREADY_ATTACHED,
@@ -246,7 +247,7 @@ class IoManager:
             for item in state.work_items.values()
             if known.holds(item.site) or known.holds(item.routine)
         ]
-        return found
+        return found + mdl.leftovers(kernel, known.base, known.base + known.size)
 
     def _belongs(self, irp: Irp, driver: Driver) -> bool:
         device = self.state.devices.get(irp.device)

@@ -118,7 +118,7 @@ class Requests:
                 status, _ = self._create(file, device, access, granted)
             except NtStatusError as error:
                 status = error.status
-            if nt_error(status) or status & 0x80000000:
+            if status & 0x80000000:
                 kernel.ob.dereference(body)
                 raise NtStatusError(status, path)
         file.opened = True

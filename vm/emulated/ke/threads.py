@@ -267,6 +267,7 @@ class Scheduler:
         self.state.queue.append(thread.tid)
         thread.stack = self.state.foreground_stack
         self.state.foreground_stack = self._take_stack()
+        self._kernel.irql = 0
         self.enter_foreground()
 
     def _try(self, thread: Thread) -> int | None:
@@ -321,6 +322,15 @@ class Scheduler:
             if not self._run_one():
                 return
         raise Deadlock("system threads keep each other busy without end")
+
+    def run_until(self, done: Callable[[], bool]) -> bool:
+        """Run other threads, and let time pass when none can run, until `done`; False when that never comes."""
+        for _ in range(_MAXIMUM_SWITCHES):
+            if done():
+                return True
+            if not self._run_one() and not self._let_time_pass():
+                break
+        return done()
 
     def _run_one(self) -> bool:
         """Let the first thread that can run do so; False when none can."""
