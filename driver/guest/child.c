@@ -195,7 +195,9 @@ static DWORD serve(void)
     }
     SetEvent(ready);
     for (;;) {
-        if (!ConnectNamedPipe(pipe, NULL) && GetLastError() != ERROR_PIPE_CONNECTED) {
+        /* A client may have come before this call, and even have gone again; what it wrote is still there. */
+        if (!ConnectNamedPipe(pipe, NULL) && GetLastError() != ERROR_PIPE_CONNECTED &&
+            GetLastError() != ERROR_NO_DATA) {
             return EXIT_NO_PIPE;
         }
         while (obey(pipe)) {

@@ -122,6 +122,10 @@ static DWORD exchange(const CONNECTION *connection, const ORDER *order, const TE
     }
     error = transfer(connection, TRUE, message, size);
     memory_free(message);
+    if (error == ERROR_SUCCESS && reply == NULL) {
+        /* The order is read for certain once the child is gone; until then the connection stays. */
+        WaitForSingleObject(connection->process, remaining(connection));
+    }
     if (error == ERROR_SUCCESS && reply != NULL) {
         error = transfer(connection, FALSE, (BYTE *)reply, sizeof(*reply));
         if (error == ERROR_SUCCESS && reply->Magic != ORDER_MAGIC) {

@@ -10,17 +10,19 @@ DWORD spawn_suspended(const SPAWN *spawn, PROCESS_INFORMATION *created)
     STARTUPINFOEXW startup;
     SIZE_T size = sizeof(storage);
     HANDLE parent = spawn->parent;
-    DWORD flags = CREATE_SUSPENDED | DETACHED_PROCESS | EXTENDED_STARTUPINFO_PRESENT;
+    DWORD flags = CREATE_SUSPENDED | DETACHED_PROCESS;
     DWORD error = ERROR_SUCCESS;
 
     memset(&startup, 0, sizeof(startup));
     memset(created, 0, sizeof(*created));
-    startup.StartupInfo.cb = sizeof(startup);
+    startup.StartupInfo.cb = sizeof(startup.StartupInfo);
     if (parent != NULL) {
         if (!InitializeProcThreadAttributeList((LPPROC_THREAD_ATTRIBUTE_LIST)storage, 1, 0, &size)) {
             return GetLastError();
         }
         attributes = (LPPROC_THREAD_ATTRIBUTE_LIST)storage;
+        startup.StartupInfo.cb = sizeof(startup);
+        flags |= EXTENDED_STARTUPINFO_PRESENT;
         if (!UpdateProcThreadAttribute(attributes, 0, PROC_THREAD_ATTRIBUTE_PARENT_PROCESS, &parent, sizeof(parent),
                                        NULL, NULL)) {
             error = GetLastError();

@@ -34,9 +34,13 @@ def wine(guest_tools):
         wine = Wine(program, copy_prefix(base, Path(name) / "wine"))
         for path in (guest_tools.ntguest, guest_tools.child):
             shutil.copy2(path, wine.folder / path.name)
+        # With its last program Wine ends its services, and drivers with them; so one program stays.
+        keeper = Agent(wine)
         try:
+            keeper.do("hello")
             yield wine
         finally:
+            keeper.close()
             wine.close()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from harness.abi import Match, Rule, load_abi
 from harness.build.description import DriverSources
 from harness.build.driver_build import build_driver
-from tests.integration.guest.wine import GUEST_FOLDER
+from tests.integration.guest.wine import DEADLINE, GUEST_FOLDER
 
 ERROR_FILE_NOT_FOUND = 2
 ERROR_MORE_DATA = 234
@@ -36,7 +37,12 @@ def run_driver(wine, driver):
     shutil.copy2(image, wine.folder / image.name)
     path = f"{GUEST_FOLDER}\\{image.name}"
     wine.run("sc", "create", image.stem, "type=", "kernel", "start=", "demand", "binPath=", path)
-    wine.run("sc", "start", image.stem)
+    # Wine answers before the driver's entry point has returned.
+    started = wine.run("sc", "start", image.stem).stdout
+    end = time.monotonic() + DEADLINE
+    while b"RUNNING" not in (state := wine.run("sc", "query", image.stem).stdout):
+        assert b"PENDING" in state, (started, state)
+        assert time.monotonic() < end, (started, state)
     yield
     # Wine cannot stop every driver; the prefix is thrown away in any case.
     for command in ("stop", "delete"):
@@ -68,8 +74,9 @@ def reference(procnotify, agent, abi):
 
 
 @pytest.fixture
-def probe(probe_driver, agent):
-    assert agent.do("open", device="d", path="\\\\.\\GuestProbe", read=True, write=True)["win32_error"] == 0
+def probe(wine, probe_driver, agent):
+    opened = agent.do("open", device="d", path="\\\\.\\GuestProbe", read=True, write=True)
+    assert opened["win32_error"] == 0, wine.run("sc", "query", "probe").stdout
     return agent
 
 
