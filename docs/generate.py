@@ -120,6 +120,7 @@ def _exit_codes() -> Iterator[str]:
     for code in ExitCode:
         yield _row(str(code.value), code.name.lower().replace("_", " "), notes[code.name])
     yield _row(str(cli.INTERRUPTED), "interrupted", "Ended by SIGINT.")
+    yield _row(str(cli.OUTPUT_CLOSED), "output closed", "The reader of its output went away before all was said.")
     yield from ("", "pytest keeps its own exit codes: 0 all passed, 1 some failed, 4 wrong usage, 5 nothing selected.")
 
 

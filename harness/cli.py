@@ -13,30 +13,48 @@ from harness import commands
 from harness.abi import AbiViolation
 from harness.errors import BuildError, HarnessError
 from harness.exit_codes import ExitCode
-from vm.errors import DriverFault, MachineConfigurationError, MachineError
+from vm.errors import DriverFault, MachineBroken, MachineConfigurationError, MachineError
 
 INTERRUPTED = 130
 """What a shell reports of a program that SIGINT ended."""
+OUTPUT_CLOSED = 141
+"""What a shell reports of a program that SIGPIPE ended."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``ntproof`` with these arguments and return its exit code; see `harness.exit_codes`."""
     parser = _parser()
     try:
+        if sys.stdout is None:
+            raise MachineBroken("standard output is closed; send it to /dev/null if nobody is to read it")
         arguments = parser.parse_args(argv)
-        return int(arguments.run(arguments))
+        return _said(int(arguments.run(arguments)))
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else ExitCode.USER_ERROR
     except (HarnessError, MachineError) as error:
         print(f"ntproof: error: {error}", file=sys.stderr)
         return exit_code_of(error)
     except BrokenPipeError:
-        # The reader has gone; Python would complain once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.PASSED
+        _drop_output()
+        return OUTPUT_CLOSED
+    except OSError as error:
+        _drop_output()
+        print(f"ntproof: error: {error}", file=sys.stderr)
+        return ExitCode.MACHINE_ERROR
     except KeyboardInterrupt:
         print("ntproof: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _said(code: int) -> int:
+    """The code, once all output is out. Raises OSError."""
+    sys.stdout.flush()
+    return code
+
+
+def _drop_output() -> None:
+    """Send what is still in the buffer nowhere; Python would complain once more when it flushes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def exit_code_of(error: HarnessError | MachineError) -> ExitCode:

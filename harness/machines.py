@@ -8,12 +8,12 @@ useless is kept, so that later tests can skip with it instead of failing in its 
 from __future__ import annotations
 
 import enum
-import hashlib
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from harness.abi import load_abi
+from harness.driver_file import sha256_of
 from harness.errors import HarnessError
 from vm.errors import (
     DriverFault,
@@ -245,7 +245,7 @@ def find_driver_image(given: Path | None) -> DriverImage:
         BuildError: the sources do not build.
     """
     if given is not None:
-        return DriverImage(given, hashlib.sha256(given.read_bytes()).hexdigest(), built=False)
+        return DriverImage(given, sha256_of(given), built=False)
     from harness.build import build_driver
 
     built = build_driver(DRIVER_NAME)

@@ -6,7 +6,6 @@ malformed answer becomes an item of the capture, and only what the machine itsel
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from harness import capture as captured
 from harness.abi import AbiViolation, Rule, load_abi
 from harness.capture import Capture, CaptureHeader, CaptureItem, Drained, Faulted
 from harness.driver import ProcNotify
+from harness.driver_file import sha256_of
 from harness.errors import ConfigurationError
 from harness.scenario import (
     Clone,
@@ -77,7 +77,7 @@ class Runner:
     def header(self) -> CaptureHeader:
         """The header of the capture."""
         facts = self._machine.facts
-        digest = None if self._image is None else hashlib.sha256(self._image.read_bytes()).hexdigest()
+        digest = None if self._image is None else sha256_of(self._image)
         return CaptureHeader(
             machine=facts.machine,
             kind=facts.kind,

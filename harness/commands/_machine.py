@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from harness.errors import ConfigurationError
+from harness.driver_file import check_driver_file
 from vm.machine import Machine
 
 DRIVER: Final = "procnotify"
@@ -43,14 +43,12 @@ def driver_image(arguments: argparse.Namespace) -> Path:
     """The driver's image: the file that was given, else built from the sources.
 
     Raises:
-        ConfigurationError: the file does not exist.
+        ConfigurationError: the file does not exist or cannot be read.
         BuildError: the sources do not compile.
     """
     given: Path | None = arguments.driver
     if given is not None:
-        if not given.is_file():
-            raise ConfigurationError(f"--driver {given}: no such file; leave --driver out to build the one in driver/")
-        return given
+        return check_driver_file(given)
     from harness.build.driver_build import build_driver
 
     return build_driver(DRIVER).image

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from harness.benchmark import FIGURES, Figure, measure
 from harness.commands._machine import DRIVER
+from harness.driver_file import check_driver_file
 from harness.errors import ConfigurationError
 from harness.exit_codes import ExitCode
 
@@ -24,12 +25,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> ExitCode:
     """Measure and print."""
     driver = _driver(arguments.driver)
+    if arguments.json is not None:
+        # Said now, and not after half a minute of measuring.
+        _write(arguments.json, "")
     figures = measure(driver, progress=lambda words: print(f"measuring: {words}", file=sys.stderr, flush=True))
     if arguments.json is not None:
-        try:
-            arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigurationError(f"--json {arguments.json}: {error.strerror}; name another file") from None
+        _write(arguments.json, json.dumps(figures, indent=2) + "\n")
     _print(figures)
     return ExitCode.PASSED
 
@@ -39,9 +40,14 @@ def _driver(given: Path | None) -> Path:
         from harness.build.driver_build import build_driver
 
         return build_driver(DRIVER).image
-    if not given.is_file():
-        raise ConfigurationError(f"--driver {given}: no such file; leave --driver out to build the one in driver/")
-    return given.absolute()
+    return check_driver_file(given).absolute()
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"--json {path}: {error.strerror}; name another file") from None
 
 
 def machine_description() -> str:

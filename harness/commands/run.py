@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from harness.capture import Capture, CaptureItem
 from harness.capture_json import capture_head_to_line, item_to_line
@@ -39,12 +41,33 @@ def run(arguments: argparse.Namespace) -> ExitCode:
 
 def _stored(capture: Capture, path: Path) -> Iterator[CaptureItem]:
     """The items, each written to a file as it passes, so that a crash of the harness leaves what came before."""
+    with ExitStack() as stack:
+        with _named(path):
+            stream = path.open("w", encoding="utf-8")
+            stack.enter_context(_closed_quietly(stream))
+            stream.write(capture_head_to_line(capture.header))
+        for item in capture.items:
+            with _named(path):
+                stream.write(item_to_line(item))
+            yield item
+        with _named(path):
+            stream.close()
+
+
+@contextmanager
+def _closed_quietly(stream: TextIO) -> Iterator[None]:
+    """Closed in the end; what was wrong with it has been said by then."""
     try:
-        stream = path.open("w", encoding="utf-8")
+        yield
+    finally:
+        with suppress(OSError):
+            stream.close()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say which file cannot be written."""
+    try:
+        yield
     except OSError as error:
         raise ConfigurationError(f"--capture {path}: {error.strerror}; name a file that can be written") from error
-    with stream:
-        stream.write(capture_head_to_line(capture.header))
-        for item in capture.items:
-            stream.write(item_to_line(item))
-            yield item

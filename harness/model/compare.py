@@ -99,6 +99,7 @@ def caller(item: Launched, prediction: Prediction) -> Iterator[Discrepancy]:
         yield differs(kind, f"the creation fails with {show_status(prediction.status)}", source)
     elif not is_win32_error_of(result.win32_error, prediction.status):
         known = win32_of_status(prediction.status)
-        yield differs(Kind.LAUNCH_RESULT, f"{show_error(known)} for {show_status(prediction.status)}", _WIN32)
+        wanted = "some Win32 error" if known is None else show_error(known)
+        yield differs(Kind.LAUNCH_RESULT, f"{wanted} for {show_status(prediction.status)}", _WIN32)
     elif result.status is not None and result.status != prediction.status:
         yield differs(Kind.LAUNCH_RESULT, f"status {show_status(prediction.status)}", _WIN32)

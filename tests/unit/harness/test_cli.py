@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,8 @@ from tests.unit.harness.fake_machine import FakeMachine
 from tests.unit.harness.histories_data import histories_file
 from tests.unit.harness.test_model import EVERYTHING, IMAGE
 from vm.errors import MachineBroken, MachineConfigurationError, UnsupportedByMachine
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -105,6 +110,8 @@ def test_a_history_is_replayed(capsys, machine_of):
         (["check", "{empty}"], "the file is empty"),
         (["check", "{binary}"], "not UTF-8"),
         (["run", "{scenario}", "--driver", "nothing.sys"], "nothing.sys: no such file"),
+        (["run", "{scenario}", "--driver", "{folder}"], "a directory; name a .sys file"),
+        (["bench", "--driver", "{binary}", "--json", "{folder}"], "Is a directory; name another file"),
         (["run"], "the following arguments are required"),
         (["fly"], "invalid choice"),
         ([], "required"),
@@ -114,7 +121,7 @@ def test_a_mistake_of_the_user_is_one_message_and_exit_code_2(files, capsys, arg
     (files / "empty").write_text("\n\n")
     (files / "binary").write_bytes(b"\xff\xfe\x00")
     names = {"histories": histories_file(), "scenario": files / "scenario.json"}
-    names |= {"empty": files / "empty", "binary": files / "binary"}
+    names |= {"empty": files / "empty", "binary": files / "binary", "folder": files}
 
     assert cli.main([argument.format(**names) for argument in arguments]) == ExitCode.USER_ERROR
 
@@ -136,6 +143,47 @@ def test_an_error_of_the_machine_ends_with_the_code_of_its_owner(files, capsys, 
 
     assert cli.main(["run", str(files / "scenario.json")]) == code
     assert capsys.readouterr().err == f"ntproof: error: {error}\n"
+
+
+def test_a_capture_that_cannot_be_written_whole_is_named(files, capsys, machine_of):
+    machine_of(FakeMachine())
+
+    assert cli.main(["run", str(files / "scenario.json"), "--capture", "/dev/full"]) == ExitCode.USER_ERROR
+    assert capsys.readouterr().err == (
+        "ntproof: error: --capture /dev/full: No space left on device; name a file that can be written\n"
+    )
+
+
+def ntproof(*arguments, **files):
+    command = [sys.executable, "-m", "harness.cli", *arguments]
+    return subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False, **files)
+
+
+def test_output_that_cannot_be_written_is_one_message(files):
+    with Path("/dev/full").open("w") as full:
+        run = ntproof("check", str(files / "none.jsonl"), stdout=full)
+
+    assert run.stderr == "ntproof: error: [Errno 28] No space left on device\n"
+    assert run.returncode == ExitCode.MACHINE_ERROR
+
+
+def test_closed_output_is_one_message(files):
+    run = ntproof("check", str(files / "none.jsonl"), preexec_fn=lambda: os.close(1))
+
+    assert run.stderr.startswith("ntproof: error: standard output is closed")
+    assert run.returncode == ExitCode.MACHINE_ERROR
+
+
+def test_a_reader_that_goes_away_never_turns_a_failure_into_a_pass(files):
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        run = ntproof("check", str(files / "parent.jsonl"), stdout=writing)
+    finally:
+        os.close(writing)
+
+    assert run.stderr == ""
+    assert run.returncode == cli.OUTPUT_CLOSED
 
 
 def test_help_names_the_exit_codes(capsys):
