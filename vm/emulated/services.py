@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from vm import ntstatus, win32
 from vm.emulated.faults import Bugcheck
 from vm.emulated.ke.irql import wrong_irql_after
+from vm.emulated.loader.code_integrity import Signature
 from vm.emulated.loader.image import LoadedImage
 from vm.emulated.loader.pe import DriverImage
 from vm.emulated.mm.lookaside import memory_goes_away
@@ -42,6 +43,10 @@ _DRIVERS = "\\??\\C:\\Windows\\System32\\drivers\\"
 _DRIVER_UNLOAD = 0x68
 """DRIVER_OBJECT.DriverUnload (wdm.h, x64)."""
 _LEAKS_SHOWN = 8
+_SIGNATURE_ADVICE = {
+    Signature.ABSENT: "carries no signature; test-sign it",
+    Signature.ALTERED: "was changed after it was signed; sign it again",
+}
 _SERVICE_KERNEL_DRIVER = 1
 _SERVICE_DEMAND_START = 3
 
@@ -132,10 +137,10 @@ class Services:
             raise win32_error(ERROR_SERVICE_ALREADY_RUNNING, "StartServiceW", detail=f"service {name}")
         if service.deleted:
             raise win32_error(ERROR_SERVICE_MARKED_FOR_DELETE, "StartServiceW", detail=f"service {name}")
-        if not service.image.has_signature:
+        if service.image.signature is not Signature.MATCHES:
             raise win32_error(
                 ERROR_INVALID_IMAGE_HASH, "StartServiceW", status=STATUS_INVALID_IMAGE_HASH,
-                detail=f"{service.image.name} carries no signature; test-sign it",
+                detail=f"{service.image.name} {_SIGNATURE_ADVICE[service.image.signature]}",
             )  # fmt: skip
         if not service.image.entry:
             raise win32_error(

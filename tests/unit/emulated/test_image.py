@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import struct
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from tests.fixtures.guinea_pigs import build
 from vm.emulated.faults import PageFault
 from vm.emulated.layout import DRIVER_IMAGES, PAGE
+from vm.emulated.loader.code_integrity import Signature
 from vm.emulated.loader.image import BadImage, DriverImage, load, security_cookie
 from vm.emulated.mm.memory import EXECUTE, PAGEABLE, READ, WRITE, Memory
 from vm.errors import MachineConfigurationError
@@ -69,7 +71,7 @@ def test_a_driver_is_described_as_its_linker_made_it(path):
     assert image.name == "image.sys"
     assert image.force_integrity
     assert image.checksum_ok
-    assert not image.has_signature
+    assert image.signature is Signature.ABSENT
     assert image.security_cookie == image.exports["__security_cookie"]
     assert {i.name for i in image.imports} == {"ExRaiseStatus", "DbgPrint"}
     assert {i.dll for i in image.imports} == {"ntoskrnl.exe"}
@@ -198,6 +200,14 @@ def test_a_damaged_or_foreign_image_is_refused_with_the_reason(data, tmp_path, b
 def test_a_missing_file_is_the_users_error(tmp_path):
     with pytest.raises(BadImage, match=r"none\.sys: No such file"):
         DriverImage.parse(tmp_path / "none.sys")
+
+
+def test_a_file_larger_than_any_driver_is_refused_without_being_read_whole(data, tmp_path):
+    file = tmp_path / "huge.sys"
+    file.write_bytes(data)
+    os.truncate(file, 1 << 40)
+    with pytest.raises(BadImage, match=r"huge\.sys: larger than 256 MiB"):
+        DriverImage.parse(file)
 
 
 def test_an_import_without_a_name_is_refused(data):

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from vm.emulated.layout import PAGE
+from vm.emulated.loader.code_integrity import DIRECTORY_SECURITY, Signature, judge_signature
 from vm.emulated.loader.pe_headers import BadImage, Headers, Reader, read_headers, read_sections
 from vm.emulated.processor.instruction_search import SpecialInstruction, find_special_instructions
 
@@ -27,7 +28,7 @@ FILE_EXECUTABLE_IMAGE: Final = 0x0002
 FILE_DLL: Final = 0x2000
 DLLCHARACTERISTICS_FORCE_INTEGRITY: Final = 0x0080
 
-DIRECTORY_EXPORT, DIRECTORY_IMPORT, DIRECTORY_EXCEPTION, DIRECTORY_SECURITY, DIRECTORY_BASERELOC = 0, 1, 3, 4, 5
+DIRECTORY_EXPORT, DIRECTORY_IMPORT, DIRECTORY_EXCEPTION, DIRECTORY_BASERELOC = 0, 1, 3, 5
 DIRECTORY_LOAD_CONFIG: Final = 10
 
 SCN_EXECUTE, SCN_READ, SCN_WRITE, SCN_DISCARDABLE = 0x2000_0000, 0x4000_0000, 0x8000_0000, 0x0200_0000
@@ -35,6 +36,8 @@ RELOCATION_ABSOLUTE, RELOCATION_DIR64 = 0, 10
 
 MAXIMUM_IMAGE_SIZE: Final = 64 << 20
 """A quarter of the machine's physical memory."""
+MAXIMUM_FILE_SIZE: Final = 4 * MAXIMUM_IMAGE_SIZE
+"""Debug information may lie in the file and not in the image."""
 MAXIMUM_IMPORTS: Final = 16384
 
 # Offsets in IMAGE_LOAD_CONFIG_DIRECTORY64 (winnt.h).
@@ -242,7 +245,7 @@ class DriverImage:
         exception_directory: RVA of the first of them in the file's own order.
         security_cookie: RVA of __security_cookie or None.
         guard_check: RVA of the pointer that CFG checks call through, or None; likewise the three others.
-        has_signature: there is a security directory. Whether it verifies is another question.
+        signature: whether there is one, and whether it was made for this file.
         checksum: the header's checksum.
         computed_checksum: what it should be.
     """
@@ -268,7 +271,7 @@ class DriverImage:
     guard_dispatch: int | None
     xfg_check: int | None
     xfg_dispatch: int | None
-    has_signature: bool
+    signature: Signature
     checksum: int
     computed_checksum: int
 
@@ -284,7 +287,7 @@ class DriverImage:
         else:
             path, file = source, str(source)
             try:
-                data = source.read_bytes()
+                data = _read(source)
             except OSError as error:
                 raise BadImage(f"{file}: {error.strerror}; name a driver image that can be read") from error
         reader = Reader(data, file)
@@ -310,7 +313,7 @@ class DriverImage:
             exception_directory=directories[DIRECTORY_EXCEPTION][0],
             security_cookie=pointers.get(_SECURITY_COOKIE), guard_check=pointers.get(_GUARD_CHECK),
             guard_dispatch=pointers.get(_GUARD_DISPATCH), xfg_check=pointers.get(_XFG_CHECK),
-            xfg_dispatch=pointers.get(_XFG_DISPATCH), has_signature=security_size > 0,
+            xfg_dispatch=pointers.get(_XFG_DISPATCH), signature=judge_signature(data, headers),
             checksum=headers.checksum, computed_checksum=compute_checksum(data, headers.checksum_offset),
         )  # fmt: skip
 
@@ -343,6 +346,15 @@ def _check_loadable(reader: Reader, headers: Headers) -> None:
         raise reader.bad("not an executable image: the linker left errors in it")
     if headers.characteristics & FILE_RELOCS_STRIPPED:
         raise reader.bad("it has no relocations, and drivers load at any address", "link with /dynamicbase, no /fixed")
+
+
+def _read(path: Path) -> bytes:
+    """The file, of which no more is read than the largest driver has. Raises OSError, BadImage."""
+    with path.open("rb") as stream:
+        data = stream.read(MAXIMUM_FILE_SIZE + 1)
+    if len(data) > MAXIMUM_FILE_SIZE:
+        raise BadImage(f"{path}: larger than {MAXIMUM_FILE_SIZE >> 20} MiB, which no driver is; name a driver (.sys)")
+    return data
 
 
 def compute_checksum(data: bytes, field: int) -> int:
