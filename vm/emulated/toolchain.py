@@ -11,22 +11,33 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
 from vm.errors import MachineBroken
 
+_ROOT = Path(__file__).resolve().parents[2]
 _MISSING = "the emulated machine needs the package ziglang: pip install ziglang"
 
 
-def cache_directory() -> Path:
-    """Folder for compiled parts: under $NTPROOF_BUILD_DIR, else under the user's cache folder."""
-    configured = os.environ.get("NTPROOF_BUILD_DIR")
-    if configured:
-        return Path(configured) / "machine"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ntproof" / "machine"
+def cache_directory(root: Path = _ROOT, environment: Mapping[str, str] = os.environ) -> Path:
+    """Folder for compiled parts, beside what is built of drivers.
+
+    Under ``NTPROOF_BUILD_DIR`` if set, else under ``build`` of a checkout, else under ``ntproof`` in the user's cache
+    folder (``XDG_CACHE_HOME``, ``~/.cache``).
+
+    Args:
+        root: the folder that holds the package ``vm``.
+        environment: where the variables are looked up.
+    """
+    if configured := environment.get("NTPROOF_BUILD_DIR"):
+        return Path(configured).expanduser().resolve() / "machine"
+    if (root / "driver").is_dir() and (root / "pyproject.toml").is_file():
+        return root / "build" / "machine"
+    cache = environment.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "ntproof" / "machine"
 
 
 def compiler_headers() -> Path:
