@@ -187,14 +187,6 @@ class CrashReport:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class Completion:
-    """How a device request ended: unsigned NTSTATUS and the output bytes (IoStatus.Information of them)."""
-
-    status: int
-    output: bytes
-
-
 class PendingRequest(Protocol):
     """A device request under way (overlapped)."""
 

@@ -82,11 +82,6 @@ class Observer:
         self.gaps = 0
         self.lost = 0
 
-    @property
-    def live_processes(self) -> int:
-        """How many processes are known to run."""
-        return len(self._live)
-
     def is_live(self, pid: int) -> bool:
         """Whether the process was created and has not exited since."""
         return pid in self._live

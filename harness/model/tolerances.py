@@ -36,5 +36,3 @@ DUPLICATE_REGISTRATION: Final = Tolerance(
     "registering a routine twice fails with STATUS_INVALID_PARAMETER",
     "it takes a second slot, and each removal frees one",
 )
-
-ALL: Final = (CLONE_NOTIFIED, DUPLICATE_REGISTRATION)

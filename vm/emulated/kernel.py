@@ -20,6 +20,7 @@ from vm.emulated.exports import ExportTable
 from vm.emulated.fault_injection import FaultInjector
 from vm.emulated.files import Files
 from vm.emulated.io.manager import IoManager
+from vm.emulated.ke import sync
 from vm.emulated.ke.clock import Clock
 from vm.emulated.ke.locks import Locks
 from vm.emulated.ke.threads import Scheduler, Thread
@@ -138,6 +139,7 @@ class Kernel:
         self.debug = DebugLog(self)
         self.pool = Pool(self)
         self.threads = Scheduler(self)
+        sync.register_waits(self)
         self.timers = Timers(self)
         self.locks = Locks(self)
         self.lookaside = Lookaside(self)

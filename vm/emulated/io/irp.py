@@ -274,8 +274,8 @@ class Irps:
         driver = self._io.device(irp.device).driver
         routine = self._kernel.mem.u64(driver + at.DRIVER_MAJOR_FUNCTION + 8 * irp.major)
         raise Deadlock(
-            f"left {irp.describe()} pending in {self._kernel.describe_code(routine + 1)}: its caller waits for it, which "
-            "nothing in the machine completes"
+            f"left {irp.describe()} pending in {self._kernel.describe_code(routine + 1)}: its caller waits for it, and "
+            "nothing in the machine completes it"
         )
 
     def _dispatch_returned(self, body: int, result: int) -> None:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from vm.emulated.exports import APC_LEVEL, DISPATCH_LEVEL, ExportTable
 from vm.emulated.faults import Bugcheck
-from vm.emulated.ke import sync
 from vm.emulated.ke.irql import set_irql
 from vm.emulated.ke.threads import Thread, WaitBlock
 
@@ -27,17 +26,6 @@ EXPORTS = ExportTable()
 _COUNT, _OWNER, _OLD_IRQL = 0, 8, 0x30
 
 _RUNDOWN_ACTIVE = 1
-
-_DISPATCHER_NAMES = {
-    sync.EVENT_NOTIFICATION: "notification event",
-    sync.EVENT_SYNCHRONIZATION: "synchronization event",
-    sync.MUTANT: "mutex",
-    sync.PROCESS: "process",
-    sync.SEMAPHORE: "semaphore",
-    sync.THREAD: "thread",
-    8: "timer",
-    9: "timer",
-}
 
 MUTEX = "fast mutex"
 SHARED = "shared lock"
@@ -74,8 +62,6 @@ class Locks:
         self._kernel = kernel
         self.state = LocksState()
         conditions = kernel.threads.conditions
-        conditions[sync.DISPATCHER] = lambda thread, wait: sync.try_dispatcher(kernel, thread, wait)
-        conditions[sync.DELAY] = lambda _thread, wait: sync.try_delay(kernel, wait)
         conditions[MUTEX] = self._try_mutex
         conditions[SHARED] = self._try_shared
         conditions[EXCLUSIVE] = self._try_exclusive
@@ -83,10 +69,6 @@ class Locks:
 
     def rebind(self) -> None:
         """Nothing is cached."""
-
-    def describe_dispatcher(self, address: int) -> str:
-        """Words for a dispatcher object in reports."""
-        return f"{_DISPATCHER_NAMES.get(self._kernel.mem.u8(address), 'object')} 0x{address:X}"
 
     def get(self, address: int, kind: str) -> Lock:
         """The lock at an address; push locks need no more than zeroed memory, resources have to be initialised."""

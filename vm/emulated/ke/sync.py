@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vm.emulated.exports import APC_LEVEL, DISPATCH_LEVEL, ExportTable
 from vm.emulated.faults import Bugcheck, NtException
 from vm.emulated.ke.threads import Thread, WaitBlock
-from vm.emulated.ke.timers import TIMER_SYNCHRONIZATION, due_time
+from vm.emulated.ke.timers import TIMER_NOTIFICATION, TIMER_SYNCHRONIZATION, due_time
 from vm.emulated.layout import PCR, PCR_IRQL
 
 if TYPE_CHECKING:
@@ -26,14 +26,23 @@ STATUS_MUTANT_NOT_OWNED = 0xC0000046
 _MAXIMUM_WAIT_OBJECTS = 64
 
 EVENT_NOTIFICATION, EVENT_SYNCHRONIZATION, MUTANT, PROCESS, SEMAPHORE, THREAD = 0, 1, 2, 3, 5, 6
-_WAITABLE = (EVENT_NOTIFICATION, EVENT_SYNCHRONIZATION, MUTANT, PROCESS, SEMAPHORE, THREAD, 8, TIMER_SYNCHRONIZATION)
+_NAMES = {
+    EVENT_NOTIFICATION: "notification event",
+    EVENT_SYNCHRONIZATION: "synchronization event",
+    MUTANT: "mutex",
+    PROCESS: "process",
+    SEMAPHORE: "semaphore",
+    THREAD: "thread",
+    TIMER_NOTIFICATION: "timer",
+    TIMER_SYNCHRONIZATION: "timer",
+}
 
 SIGNAL_STATE = 4
 _WAIT_LIST = 8
 _SEMAPHORE_LIMIT = 0x18
 _MUTANT_OWNER = 0x28
-DISPATCHER = "dispatcher objects"
-DELAY = "delay"
+_DISPATCHER = "dispatcher objects"
+_DELAY = "delay"
 
 
 def initialise(kernel: Kernel, address: int, kind: int, size_in_longs: int, state: int) -> None:
@@ -42,7 +51,18 @@ def initialise(kernel: Kernel, address: int, kind: int, size_in_longs: int, stat
     kernel.mem.write(address, struct.pack("<BBBBiQQ", kind, 0, size_in_longs, 0, state, head, head))
 
 
-def try_dispatcher(kernel: Kernel, thread: Thread, wait: WaitBlock) -> int | None:
+def register_waits(kernel: Kernel) -> None:
+    """Tell the scheduler how waits for dispatcher objects and delays end."""
+    conditions = kernel.threads.conditions
+    conditions[_DISPATCHER] = lambda thread, wait: _try_dispatcher(kernel, thread, wait)
+    conditions[_DELAY] = lambda _thread, wait: _try_delay(kernel, wait)
+
+
+def _describe(kernel: Kernel, address: int) -> str:
+    return f"{_NAMES.get(kernel.mem.u8(address), 'object')} 0x{address:X}"
+
+
+def _try_dispatcher(kernel: Kernel, thread: Thread, wait: WaitBlock) -> int | None:
     """End a wait for dispatcher objects if their state allows it."""
     ready = [index for index, va in enumerate(wait.objects) if _is_signalled(kernel, thread, va)]
     if wait.wait_all:
@@ -78,7 +98,7 @@ def _consume(kernel: Kernel, thread: Thread, address: int) -> None:
             kernel.threads.change_apc_disable(thread, -1)
 
 
-def try_delay(kernel: Kernel, wait: WaitBlock) -> int | None:
+def _try_delay(kernel: Kernel, wait: WaitBlock) -> int | None:
     """A delay ends with success when its time has come."""
     return 0 if wait.deadline is not None and wait.deadline <= kernel.clock.interrupt_time() else None
 
@@ -94,10 +114,10 @@ def _check_wait(kernel: Kernel, objects: tuple[int, ...], timeout: int) -> None:
         kind = 0x120 if irql > DISPATCH_LEVEL else 0x122 if timeout else 0x121
         raise Bugcheck(
             0xC4, kind, PCR + PCR_IRQL, objects[0], timeout,
-            reason=f"the driver waits at IRQL {irql} for {kernel.locks.describe_dispatcher(objects[0])}",
+            reason=f"the driver waits at IRQL {irql} for {_describe(kernel, objects[0])}",
         )  # fmt: skip
     for address in objects:
-        if kernel.mem.u8(address) & 0x7F not in _WAITABLE:
+        if kernel.mem.u8(address) & 0x7F not in _NAMES:
             raise Bugcheck(
                 0xC4, 0xE1, address, reason=f"wait for 0x{address:X}, which is no initialised dispatcher object"
             )
@@ -109,8 +129,8 @@ def ke_wait_for_single_object(
 ) -> int:
     """Microsoft Learn, KeWaitForSingleObject."""
     _check_wait(kernel, (address,), timeout)
-    what = kernel.locks.describe_dispatcher(address)
-    return kernel.threads.wait(WaitBlock(DISPATCHER, (address,), what, deadline=_deadline(kernel, timeout)))
+    what = _describe(kernel, address)
+    return kernel.threads.wait(WaitBlock(_DISPATCHER, (address,), what, deadline=_deadline(kernel, timeout)))
 
 
 @EXPORTS.function("KeWaitForMutexObject", args="ptr u32 u8 bool ptr")
@@ -130,14 +150,14 @@ def ke_wait_for_multiple_objects(
     objects = tuple(kernel.mem.u64(array + 8 * index) for index in range(count))
     _check_wait(kernel, objects, timeout)
     what = f"{'all' if kind == 0 else 'any'} of {count} objects"
-    wait = WaitBlock(DISPATCHER, objects, what, wait_all=kind == 0, deadline=_deadline(kernel, timeout))
+    wait = WaitBlock(_DISPATCHER, objects, what, wait_all=kind == 0, deadline=_deadline(kernel, timeout))
     return kernel.threads.wait(wait)
 
 
 @EXPORTS.function("KeDelayExecutionThread", args="u8 bool ptr", irql=APC_LEVEL)
 def ke_delay_execution_thread(kernel: Kernel, _mode: int, _alertable: int, interval: int) -> int:
     """Microsoft Learn, KeDelayExecutionThread: STATUS_SUCCESS after the delay."""
-    wait = WaitBlock(DELAY, (), "a delay", deadline=due_time(kernel, kernel.mem.i64(interval)))
+    wait = WaitBlock(_DELAY, (), "a delay", deadline=due_time(kernel, kernel.mem.i64(interval)))
     return kernel.threads.wait(wait)
 
 

@@ -210,10 +210,6 @@ class ObjectManager:
             self._delete(record)
         return record.references
 
-    def give_to_driver(self, body: int) -> None:
-        """Turn one of the kernel's own references into one that a driver has to drop."""
-        self.record(body).pins -= 1
-
     def unpin(self, record: ObjectRecord) -> None:
         """Drop one of the kernel's own references."""
         record.pins -= 1

@@ -374,10 +374,6 @@ class Cpu:
         """General registers in encoding order."""
         return self.engine.registers()
 
-    def set_registers(self, values: list[int]) -> None:
-        """Set the general registers."""
-        self.engine.set_registers(values)
-
     def set_result(self, value: int) -> None:
         """What the interrupted export call returns when its thread goes on."""
         _U64.pack_into(self._arena, self.page + stubs.RESULT, value & _MASK)
@@ -414,7 +410,7 @@ class Cpu:
             return  # another image lies there now
         try:
             special_instructions.emulate(self._kernel, address, instruction)
-        except KernelEvent as event:
+        except BaseException as event:  # noqa: BLE001 - it must not unwind through C; raised again by _after_stop
             self._stop_with(event)
 
     def close(self) -> None:
