@@ -222,15 +222,17 @@ def driver(machine: Machine, open_driver: Callable[..., ProcNotify]) -> ProcNoti
 
 
 @pytest.fixture
-def run_scenario(request: pytest.FixtureRequest, lease: Lease, driver_image: DriverImage) -> Callable[..., Capture]:
+def run_scenario(request: pytest.FixtureRequest, lease: Lease) -> Callable[..., Capture]:
     """Runs a scenario, ``run_scenario(scenario)``, and returns its capture; the test fails when the verdict does."""
     from harness.machines import Stage
 
+    # First the machine: a driver that does not build makes it useless, which is told once and not by each test.
     _prepare(request, lease, Stage.INSTALLED)
+    image = _driver_image(request.config)
 
     def run(scenario: Scenario) -> Capture:
         __tracebackhide__ = True
-        capture, verdict = lease.run_scenario(scenario, driver_image.path)
+        capture, verdict = lease.run_scenario(scenario, image.path)
         if not verdict.passed:
             pytest.fail(verdict.render())
         return capture

@@ -51,14 +51,14 @@ def ensure_identity(directory: Path) -> SigningIdentity:
     Raises:
         ConfigurationError: the directory holds only half of an identity, or cannot be written.
     """
-    found = _find(directory)
-    if found is None:
-        try:
+    try:
+        found = _find(directory)
+        if found is None:
             with exclusive(directory.parent / f"{directory.name}.lock"):
                 found = _find(directory) or _create(directory)
-        except OSError as error:
-            message = f"{directory}: the test certificate cannot be stored: {error.strerror}"
-            raise ConfigurationError(message) from error
+    except OSError as error:
+        message = f"{directory}: the test certificate cannot be kept there: {error.strerror}; name another folder for "
+        raise ConfigurationError(f"{message}what is built with NTPROOF_BUILD_DIR") from error
     return found
 
 

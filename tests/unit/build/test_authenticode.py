@@ -154,3 +154,10 @@ def test_a_damaged_key_is_reported_without_quoting_it(minimal, tmp_path):
 
     assert secret not in str(caught.value)
     assert secret not in repr(made)
+
+
+@pytest.mark.parametrize("folder", ["x" * 300, "file/below"])
+def test_a_place_where_no_identity_can_be_kept_is_the_users_error(tmp_path, folder):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=r"cannot be kept there: .*NTPROOF_BUILD_DIR"):
+        ensure_identity(tmp_path / folder)

@@ -262,13 +262,15 @@ class TestFixtures:
         result = run("", "--markers")
         result.stdout.fnmatch_lines(["*driver_parameters(*", "*crash_expected*"])
 
-    def test_a_driver_that_does_not_build_is_told_once(self, run, pytester, monkeypatch):
+    @pytest.mark.parametrize("fixture", ["machine", "driver", "run_scenario"])
+    def test_a_driver_that_does_not_build_is_told_once(self, run, monkeypatch, fixture):
         from harness.errors import BuildError
 
         def fail(name: str) -> None:
             raise BuildError("procnotify/entry.c:12: error: expected ';'")
 
         monkeypatch.setattr("harness.build.build_driver", fail)
-        result = run("def test_one(machine): pass\ndef test_two(machine): pass\n", driver=False)
+        tests = f"def test_one({fixture}): pass\ndef test_two({fixture}): pass\n"
+        result = run(tests, driver=False)
         result.assert_outcomes(errors=1, skipped=1)
         result.stdout.fnmatch_lines(["E   BuildError: procnotify/entry.c:12: error: expected ';'"])
