@@ -154,6 +154,30 @@ def test_a_property_that_no_golden_file_has_is_noticed():
     assert ("OperatingSystem", "kernel") in {key for key, values in seen.items() if not values}
 
 
+# Another value for each property of the hardware than Windows 11 has.
+OTHER_HARDWARE = {
+    "firmware": Firmware.BIOS,
+    "secure_boot": True,
+    "tpm": False,
+    "memory_mib": 2048,
+    "cpus": 3,
+    "disk_bus": DiskBus.VIRTIO_SCSI,
+    "network": NetworkModel.VIRTIO,
+    "hyperv_panic": False,
+    "enlightenments": ("relaxed",),
+}
+
+
+def test_every_property_of_the_hardware_but_the_disk_s_size_has_another_value_here():
+    """The size is the file's, which is made before the domain."""
+    assert {field.name for field in fields(WIN11)} == set(OTHER_HARDWARE) | {"disk_gib"}
+
+
+@pytest.mark.parametrize("name", sorted(OTHER_HARDWARE))
+def test_a_property_of_the_hardware_changes_the_domain(name):
+    assert build(replace(WIN11, **{name: OTHER_HARDWARE[name]})).to_xml() != build(WIN11).to_xml()
+
+
 @pytest.mark.parametrize("name", PROFILES)
 def test_without_kvm_the_processor_is_the_most_that_qemu_has(name):
     domain = of_profile(name, Accelerator.QEMU)
@@ -205,6 +229,17 @@ def test_a_clone_keeps_what_libvirt_does_not_let_change():
 def test_a_clone_of_a_uefi_machine_needs_its_own_variables():
     with pytest.raises(MachineConfigurationError, match="firmware variables"):
         clone_of(build(WIN11), disk=RUN / "c", variables=None, mark=MARK, serial_log=None)
+
+
+def test_a_clone_needs_a_disk_to_stand_on():
+    with pytest.raises(MachineConfigurationError, match="no disk"):
+        clone_of(DOMAINS["probe"], disk=RUN / "c", variables=None, mark=MARK, serial_log=None)
+
+
+def test_a_clone_of_an_overlay_leaves_the_lower_files_to_their_own_headers():
+    clone = clone_of(build(WIN11), disk=RUN / "c", variables=RUN / "v", mark=MARK, serial_log=None)
+
+    assert not clone.devices.disks[0].backing.bottom
 
 
 def test_uefi_without_a_file_for_its_variables_is_refused():
@@ -262,6 +297,7 @@ def test_an_empty_backing_store_is_none():
         ("<network/>", "expected a domain, found 'network'"),
         ("<domain/>", "accelerator is missing"),
         ("<domain type='xen'/>", "'xen' does not fit"),
+        ("<domain type='kvm'><name>a</name></domain>", "memory_mib is missing"),
         ("<domain type='kvm'><name>a</name><memory unit='acre'>1</memory></domain>", "no amount of memory"),
         ("<!DOCTYPE d [<!ENTITY a 'b'>]><domain>&a;</domain>", "document type"),
         ("<!DOCTYPE d SYSTEM 'file:///etc/hostname'><domain/>", "document type"),
