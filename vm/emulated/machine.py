@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from vm import ntstatus
@@ -22,6 +22,7 @@ from vm.emulated.processor.cpu import BudgetExceeded, MissingImport
 from vm.emulated.ps.manager import Process
 from vm.emulated.services import from_status, win32_error
 from vm.emulated.user_devices import EmulatedHandle
+from vm.emulated.user_mode import History, UserMode
 from vm.errors import DriverFault, DriverHung, MachineConfigurationError, MachineCrashed, MissingExport, Win32Error
 from vm.machine import (
     Account,
@@ -41,54 +42,11 @@ ERROR_PATH_NOT_FOUND = 3
 ERROR_INVALID_PARAMETER = 87
 ERROR_FILENAME_EXCED_RANGE = 206
 
-AGENT_IMAGE = "C:\\Windows\\System32\\services.exe"
 _FAILURES = {ImageKind.REQUIRES_ELEVATION: 0xC000042C, ImageKind.INVALID: 0xC000007B}
 _CLOSED = "the machine was closed; make a new one"
 PROFILES = ("observed", "documented")
 STOPPING = (Bugcheck, MissingImport, BudgetExceeded, Deadlock, PageFault)
 """Events after which the machine does not go on."""
-
-
-@dataclass
-class UserModeState:
-    """What a checkpoint keeps of the programs that run on the machine."""
-
-    agent: int = 0
-    threads: list[int] = field(default_factory=list)
-    """Threads of the agent: one, and one more for each call that waits in the kernel while others are made."""
-    launched: dict[int, str] = field(default_factory=dict)
-    """Pid to image, for processes made through the machine, until they end."""
-
-
-class UserMode:
-    """The agent process and what it launched."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        self.state = UserModeState()
-        agent = kernel.ps.new_process(
-            kernel.files.open_name(AGENT_IMAGE), kernel.files.file_name(AGENT_IMAGE), AGENT_IMAGE, parent_pid=4
-        )
-        agent.critical = True
-        self.state.agent = agent.pid
-        self._kernel = kernel
-        thread = kernel.ps.insert_first_thread(agent)
-        thread.previous_mode = 1
-        self.state.threads.append(thread.tid)
-
-    def rebind(self) -> None:
-        """Nothing is cached."""
-
-    def thread(self) -> Thread:
-        """A thread of the agent that is not waiting in the kernel."""
-        threads = self._kernel.threads
-        for tid in self.state.threads:
-            thread = threads.state.threads[tid]
-            if threads.is_free(thread):
-                return thread
-        thread = self._kernel.ps.add_user_thread(self._kernel.ps.process(self.state.agent))
-        self._kernel.events.thread_created(threads.state.threads[self.state.threads[0]], thread)
-        self.state.threads.append(thread.tid)
-        return thread
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,38 +60,6 @@ class EmulatedCheckpoint:
 def _too_long(text: str | None) -> bool:
     """More than a UNICODE_STRING can hold: 32,767 units (Microsoft Learn, CreateProcessW)."""
     return text is not None and len(text.encode("utf-16-le", "surrogatepass")) > 0xFFFE
-
-
-class History:
-    """Which handles exist: those of the present line of events, up to where it left each line that it came from.
-
-    A restore starts a new line. A moment is a line and a serial number on it.
-    """
-
-    def __init__(self, line: int = 0, origins: Mapping[int, int] | None = None) -> None:
-        self.line = line
-        self.serial = 0
-        self.origins = dict(origins or {})
-
-    def now(self) -> tuple[int, int]:
-        """A new moment."""
-        self.serial += 1
-        return self.line, self.serial
-
-    def includes(self, moment: tuple[int, int]) -> bool:
-        """True when this history passed through a moment."""
-        line, serial = moment
-        return serial <= (self.serial if line == self.line else self.origins.get(line, -1))
-
-    def copy(self) -> History:
-        """This history as it is now."""
-        copied = History(self.line, self.origins)
-        copied.serial = self.serial
-        return copied
-
-    def branch(self, line: int) -> History:
-        """A new line that starts here."""
-        return History(line, {**self.origins, self.line: self.serial})
 
 
 class _UserCall:

@@ -17,8 +17,8 @@ from vm.emulated.ke.irql import wrong_irql_after
 from vm.emulated.loader.code_integrity import Signature
 from vm.emulated.loader.image import LoadedImage
 from vm.emulated.loader.pe import DriverImage
-from vm.emulated.mm.lookaside import memory_goes_away
 from vm.emulated.mm.pool import tag_text
+from vm.emulated.mm.release_checks import memory_goes_away
 from vm.emulated.ntstatus import NtStatusError
 from vm.emulated.processor.cpu import Parked
 from vm.errors import Win32Error

@@ -5,7 +5,7 @@ push to it or call its Free routine. Lists get a depth of 0, so that every block
 after free is noticed; Driver Verifier does the same for special pool.
 
 Sources: Microsoft Learn, "Using Lookaside Lists", "ExInitializeNPagedLookasideList", "ExInitializeLookasideListEx",
-"Bug Check 0xC4" (0xCA to 0xCD), "Bug Check 0xC7", "Bug Check 0xE4"; GENERAL_LOOKASIDE of wdm.h.
+"Bug Check 0xC4" (0xCA to 0xCD); GENERAL_LOOKASIDE of wdm.h.
 """
 
 from __future__ import annotations
@@ -93,19 +93,6 @@ class Lookaside:
                     reason=f"memory that holds lookaside list 0x{address:X}, initialised at "
                     f"{self._kernel.describe_code(site)}, was freed or unloaded; the list was never deleted",
                 )  # fmt: skip
-
-
-def memory_goes_away(kernel: Kernel, first: int, size: int) -> None:
-    """Check what lies in memory that is freed or unloaded. Raises Bugcheck for what the kernel still uses."""
-    kernel.timers.check_gone(first, size)
-    kernel.locks.check_gone(first, size)
-    kernel.lookaside.check_gone(first, size)
-    for address, item in kernel.io.state.work_items.items():
-        if first <= address < first + size and item.queued:
-            raise Bugcheck(
-                0xE4, 0, address, first, first + size,
-                reason=f"memory that holds the queued work item 0x{address:X} was freed or unloaded",
-            )  # fmt: skip
 
 
 @EXPORTS.function("ExInitializeNPagedLookasideList", args="ptr ptr ptr u32 size u32 u16", irql=DISPATCH_LEVEL)

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from vm.emulated.exports import APC_LEVEL, DISPATCH_LEVEL, ExportTable
 from vm.emulated.faults import Bugcheck, NtException
 from vm.emulated.layout import PAGE, SPECIAL_POOL
-from vm.emulated.mm.lookaside import memory_goes_away
 from vm.emulated.mm.memory import PAGEABLE, READ, WRITE, OutOfPhysicalMemory
+from vm.emulated.mm.release_checks import memory_goes_away
 
 if TYPE_CHECKING:
     from vm.emulated.kernel import Kernel
