@@ -7,6 +7,7 @@ import pytest
 from tests.fixtures.misuse import DEVICE, crash
 from vm.emulated.machine import EmulatedMachine
 from vm.errors import DriverHung, Win32Error
+from vm.machine import Account
 
 SECOND = 10_000_000
 TIMEOUT = 0x102
@@ -229,6 +230,17 @@ def test_a_call_that_waits_at_apc_level_does_not_raise_irql_for_the_calls_after_
     misuse.run("SetEvent", 0)
     assert int.from_bytes(waiting.wait(), "little") == 1
     assert misuse.kernel.irql == 0
+
+
+def test_a_call_that_waits_stays_the_call_of_who_made_it(misuse):
+    misuse.run("InitialiseEvents", 1)
+    administrator, misuse.handle = misuse.handle, misuse.machine.open_device(DEVICE, account=Account.STANDARD_USER)
+    waiting = misuse.start("WaitThenAskWhoCalls", 0)
+    misuse.handle = administrator
+    misuse.run("SetEvent", 0)
+    assert int.from_bytes(waiting.wait(), "little") == 0
+    misuse.run("SetEvent", 0)
+    assert misuse.run("WaitThenAskWhoCalls", 0) == 1
 
 
 def test_a_programs_thread_cannot_end_itself_as_a_system_thread_does(misuse):

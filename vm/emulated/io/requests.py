@@ -83,6 +83,11 @@ class _Buffers:
     flags: int = 0
 
 
+def _caller(account: Account | None) -> tuple[int, str]:
+    """Previous mode and account of a thread that makes a call; None is a driver's, from kernel mode."""
+    return (0, "system") if account is None else (1, account.value)
+
+
 class Requests:
     """The user side of the I/O manager."""
 
@@ -260,15 +265,13 @@ class Requests:
         # The IRP keeps the file alive until it is completed.
         self._kernel.ob.reference(file.body)
         thread = self._kernel.threads.current
-        mode, thread.previous_mode = thread.previous_mode, int(file.account is not None)
-        caller = self._kernel.se.begin_call(file.account)
+        before = thread.previous_mode, thread.account
+        thread.previous_mode, thread.account = _caller(file.account)
         try:
             io.irps.send(irp)
         except Parked:
-            return request
-        finally:
-            thread.previous_mode = mode
-            self._kernel.se.end_call(caller)
+            return request  # the thread is still in the kernel on behalf of its caller
+        thread.previous_mode, thread.account = before
         if request.done:
             io.state.requests.pop(request.id, None)
         return request
@@ -427,10 +430,9 @@ class Requests:
     def _as_user(self, account: Account | None) -> Iterator[None]:
         """The current thread makes a call on behalf of an account, from user mode unless that is None."""
         thread = self._kernel.current_thread
-        mode, thread.previous_mode = thread.previous_mode, int(account is not None)
-        caller = self._kernel.se.begin_call(account)
+        before = thread.previous_mode, thread.account
+        thread.previous_mode, thread.account = _caller(account)
         try:
             yield
         finally:
-            thread.previous_mode = mode
-            self._kernel.se.end_call(caller)
+            thread.previous_mode, thread.account = before

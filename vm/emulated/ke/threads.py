@@ -92,6 +92,7 @@ class Thread:
         wait: what it waits for.
         state: `idle` (a user thread in user mode), `ready`, `running`, `waiting`, `waiting in place` or `ended`.
         continuation: name and argument of what the host does when a parked thread comes back.
+        account: whose call it makes while that is not its process's account, else None.
     """
 
     tid: int
@@ -109,6 +110,7 @@ class Thread:
     continuation: tuple[str, int] | None = None
     exit_status: int = 0
     previous_mode: int = 0
+    account: str | None = None
 
 
 @dataclass
@@ -389,6 +391,7 @@ class Scheduler:
         if thread.continuation is not None:
             name, argument = thread.continuation
             thread.continuation = None
+            thread.account = None
             thread.state = "idle"
             self.continuations[name](argument, self._kernel.cpu.call_result())
             return

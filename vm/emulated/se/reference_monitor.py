@@ -63,10 +63,6 @@ class SecurityState:
 
     tokens: dict[str, int] = field(default_factory=dict)
     """Account name to token object."""
-    caller: str | None = None
-    """Account of the user-mode call under way, None outside of one."""
-    accounts: dict[int, str] = field(default_factory=dict)
-    """Account by pid, for processes that are not the administrator's."""
 
 
 class SecurityMonitor:
@@ -83,23 +79,13 @@ class SecurityMonitor:
 
     # Tokens
 
-    def begin_call(self, account: Account | None) -> str | None:
-        """Say whose user-mode call the current thread makes; returns what to give to `end_call`."""
-        previous = self.state.caller
-        self.state.caller = "system" if account is None else account.value
-        return previous
-
-    def end_call(self, previous: str | None) -> None:
-        """The call that `begin_call` announced is over."""
-        self.state.caller = previous
-
     def account_of_process(self, pid: int) -> str:
-        """Account that a process runs as: the system's, unless told otherwise the administrator's."""
-        return "system" if pid == SYSTEM_PID else self.state.accounts.get(pid, Account.ADMINISTRATOR.value)
+        """Account that a process runs as: the system's own, or the administrator's."""
+        return "system" if pid == SYSTEM_PID else Account.ADMINISTRATOR.value
 
     def current_token(self) -> int:
         """Token object in effect for the current thread."""
-        name = self.state.caller
+        name = self._kernel.current_thread.account
         return self.state.tokens[name or self.account_of_process(self._kernel.current_process.pid)]
 
     def token(self, body: int) -> Token:
