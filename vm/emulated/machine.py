@@ -123,7 +123,7 @@ class EmulatedMachine:
             "emulated",
             options.build,
             options.profile,
-            {"processors": "1", "pool": "special pool for every block", "signature": "presence is checked"},
+            {"processors": "1", "pool": "special pool for every block", "signature": "its digest is checked, its signer is not"},
         )
 
     @property
