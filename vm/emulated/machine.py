@@ -123,7 +123,11 @@ class EmulatedMachine:
             "emulated",
             options.build,
             options.profile,
-            {"processors": "1", "pool": "special pool for every block", "signature": "its digest is checked, its signer is not"},
+            {
+                "processors": "1",
+                "pool": "special pool for every block",
+                "signature": "its digest is checked, its signer is not",
+            },
         )
 
     @property
