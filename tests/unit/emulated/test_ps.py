@@ -176,3 +176,14 @@ def test_a_driver_that_ends_a_process_which_windows_needs_stops_the_machine(misu
     pid = {"system": 4, "agent": misuse.machine.agent_pid}[whose]
     report = misuse.crash("TerminateByPid", 0, pid)
     assert (report.code, report.name) == (0xEF, "CRITICAL_PROCESS_DIED")
+
+
+def test_a_thread_attached_to_a_process_that_is_gone_stops_the_machine_when_it_asks(misuse):
+    misuse.run("Register", EX)
+    misuse.hook("OnCreate", "HoldProcess")
+    result = misuse.launch()
+    process = misuse.cell(0)
+    assert misuse.run("Attach", process) == misuse.run("AskWhoRuns") == result.pid
+    misuse.machine.exit_process(result.pid)
+    misuse.run("DropProcess", process)
+    assert misuse.crash("AskWhoRuns").code == 0x18

@@ -135,9 +135,16 @@ class ProcessManager:
         return self._kernel.threads.state.threads[tid]
 
     def current(self) -> Process:
-        """The process that the running thread is attached to, else its own."""
+        """The process that the running thread is attached to, else its own.
+
+        Raises:
+            Bugcheck: 0x18, the process it is attached to is gone.
+        """
         thread = self._kernel.threads.current
-        return self._processes[self.state.attached.get(thread.tid, thread.pid)]
+        process = self._processes.get(self.state.attached.get(thread.tid, thread.pid))
+        if process is None:
+            raise Bugcheck(0x18, 0, thread.object, reason="the thread is attached to a process that is gone")
+        return process
 
     def attached_pid(self) -> int:
         """The process that the running thread is attached to, 0 for none."""
@@ -273,6 +280,7 @@ class ProcessManager:
     def _thread_deleted(self, record: ObjectRecord) -> None:
         tid = self._kernel.threads.state.by_object[record.body]
         self._kernel.threads.remove(tid)
+        self.state.attached.pop(tid, None)
         self.state.ids.release(tid)
 
     # System threads
