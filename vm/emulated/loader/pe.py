@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 from vm.emulated.layout import PAGE
 from vm.emulated.loader.code_integrity import DIRECTORY_SECURITY, Signature, judge_signature
+from vm.emulated.loader.instruction_search import SpecialInstruction, find_special_instructions
 from vm.emulated.loader.pe_headers import BadImage, Headers, Reader, read_headers, read_sections
-from vm.emulated.processor.instruction_search import SpecialInstruction, find_special_instructions
 
 if TYPE_CHECKING:
     from pathlib import Path

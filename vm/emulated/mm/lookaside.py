@@ -1,4 +1,4 @@
-"""Lookaside lists, and what must not lie in memory that goes away.
+"""Lookaside lists.
 
 The fast paths are inline functions of wdm.h: they pop from the list's SLIST_HEADER or call its Allocate routine, and
 push to it or call its Free routine. Lists get a depth of 0, so that every block goes back to the pool, where its use
