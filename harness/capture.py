@@ -174,7 +174,7 @@ class OutputViolated:
 
 @dataclass(frozen=True, slots=True)
 class Faulted:
-    """The driver did what no driver may do: a bugcheck, a hang, a call of a missing export. The capture ends here.
+    """The driver did what no driver may do: a bugcheck or a hang. The capture ends here.
 
     Attributes:
         message: the fault in one line.

@@ -3,11 +3,11 @@
     MachineError                 base of everything a machine raises
     |- MachineConfigurationError the user asked for something that cannot be: owner user
     |- MachineBroken             the machine itself failed (hypervisor, network, disk): owner infrastructure
+    |  `- MissingExport          emulated machine only: the driver calls an export that has no implementation
     |- UnsupportedByMachine      this kind of machine cannot do that; a test that needs it skips, with the reason
     |- DriverFault               the driver under test did something no driver may do: owner driver
     |  |- MachineCrashed         bugcheck; carries the CrashReport
-    |  |- DriverHung             the driver did not come back within its budget
-    |  `- MissingExport          emulated machine only: the driver calls an export that has no implementation
+    |  `- DriverHung             the driver did not come back within its budget
     `- Win32Error                a call made from user mode failed: an ordinary, expected answer
 
 `Win32Error` is what the program that made the call would see; tests assert on it.
@@ -33,6 +33,10 @@ class MachineBroken(MachineError):
     """The machine failed, not the driver: an infrastructure error."""
 
 
+class MissingExport(MachineBroken):
+    """The driver called an export that the emulated kernel does not implement: nothing is known of the driver."""
+
+
 class UnsupportedByMachine(MachineError):
     """This kind of machine cannot do what was asked."""
 
@@ -51,10 +55,6 @@ class MachineCrashed(DriverFault):
 
 class DriverHung(DriverFault):
     """The driver did not return within its budget, or every thread waits for something that cannot happen."""
-
-
-class MissingExport(DriverFault):
-    """The driver called an export that the emulated kernel does not implement."""
 
 
 class Win32Error(MachineError):

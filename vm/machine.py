@@ -241,8 +241,8 @@ class Checkpoint(Protocol):
 class Machine(Protocol):
     """A Windows system, real or emulated, on which drivers are installed and processes run.
 
-    Every method may raise MachineCrashed, DriverHung or MissingExport (the driver's fault) and MachineBroken (the
-    machine's). Pids and tids are plain integers.
+    Every method may raise MachineCrashed or DriverHung (the driver's fault) and MachineBroken (the machine's). Pids and
+    tids are plain integers.
     """
 
     @property

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from vm.emulated.machine import EmulatedMachine
-from vm.errors import MachineConfigurationError, MissingExport, Win32Error
+from vm.errors import DriverFault, MachineBroken, MachineConfigurationError, MissingExport, Win32Error
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +75,8 @@ def test_a_driver_altered_anywhere_ends_in_an_error_of_this_project(windivert, t
         with pytest.raises((MissingExport, MachineConfigurationError, Win32Error)):
             _install_and_start(machine, file)
         machine.close()
+
+
+def test_what_the_kernel_lacks_is_no_failure_of_the_driver():
+    assert issubclass(MissingExport, MachineBroken)
+    assert not issubclass(MissingExport, DriverFault)

@@ -23,7 +23,15 @@ from vm.emulated.ps.manager import Process
 from vm.emulated.services import from_status, win32_error
 from vm.emulated.user_devices import EmulatedHandle
 from vm.emulated.user_mode import History, UserMode
-from vm.errors import DriverFault, DriverHung, MachineConfigurationError, MachineCrashed, MissingExport, Win32Error
+from vm.errors import (
+    DriverFault,
+    DriverHung,
+    MachineBroken,
+    MachineConfigurationError,
+    MachineCrashed,
+    MissingExport,
+    Win32Error,
+)
 from vm.machine import (
     Account,
     Checkpoint,
@@ -106,7 +114,7 @@ class EmulatedMachine:
         self._user = UserMode(self.kernel)
         self.kernel.add_part(self._user)
         self._crash: CrashReport | None = None
-        self._stopped: DriverFault | None = None
+        self._stopped: DriverFault | MachineBroken | None = None
         self._closed = False
         self._history = History()
         self._lines = 0
@@ -171,7 +179,7 @@ class EmulatedMachine:
         self.kernel.threads.run_ready()
         self.kernel.services.unload_idle()
 
-    def stop(self, event: KernelEvent, activity: Sequence[object]) -> DriverFault:
+    def stop(self, event: KernelEvent, activity: Sequence[object]) -> DriverFault | MachineBroken:
         """The machine stops because of an event; the error that this and every later call raises."""
         words = "; ".join((" ".join(str(word) for word in activity), *getattr(event, "__notes__", ())))
         if isinstance(event, PageFault):
