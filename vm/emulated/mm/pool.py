@@ -183,13 +183,16 @@ class Pool:
         return None if block is None else self._describe_block(block, address)
 
     def _describe_block(self, block: Block, address: int) -> str:
-        where = self._kernel.describe_code
         kind = "paged" if block.paged else "nonpaged"
         text = (
             f"{kind} pool block {tag_text(block.tag)!r} at 0x{block.address:X}, {block.size} bytes, offset "
-            f"{address - block.address}, allocated at {where(block.site)}"
+            f"{address - block.address}, allocated {self._by(block.site)}"
         )
-        return text if block.address in self.state.blocks else f"{text}, freed at {where(block.freed_by)}"
+        return text if block.address in self.state.blocks else f"{text}, freed {self._by(block.freed_by)}"
+
+    def _by(self, site: int) -> str:
+        """Who allocated or freed a block; the kernel's own blocks (IRPs, system buffers) have no site."""
+        return f"at {self._kernel.describe_code(site)}" if site else "by the kernel"
 
 
 def _check_irql(kernel: Kernel, *, paged: bool, pool_type: int, size: int) -> None:
