@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 
 import pytest
 
@@ -18,3 +19,13 @@ def require_remoting(*more):
     if os.environ.get("CI") == "true":
         pytest.fail(message, pytrace=False)
     pytest.skip(message, allow_module_level=True)
+
+
+def require_program(name, package):
+    """A program that one test runs; without it the test skips, and fails in CI."""
+    if shutil.which(name) is not None:
+        return
+    message = f"{name} is missing: apt-get install {package}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)

@@ -6,13 +6,12 @@ tree-sitter's grammar accepts less and more than PowerShell does, so these rules
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.standin.requirements import require_remoting
+from tests.standin.requirements import require_program, require_remoting
 
 require_remoting("tree_sitter", "tree_sitter_powershell")
 
@@ -225,8 +224,8 @@ def test_each_native_type_that_the_module_uses_is_in_its_source():
     assert all(f"class {kind}" in native for kind in made)
 
 
-@pytest.mark.skipif(shutil.which("mcs") is None, reason="a C# compiler is missing: apt-get install mono-mcs")
 def test_the_native_source_is_csharp_5_without_warnings(tmp_path):
+    require_program("mcs", "mono-mcs")
     source = tmp_path / "NtproofNative.cs"
     source.write_bytes(load_module().files["NtproofNative.cs"])
 
@@ -240,11 +239,9 @@ def test_the_native_source_is_csharp_5_without_warnings(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.skipif(
-    shutil.which("mcs") is None or shutil.which("mono") is None,
-    reason="a .NET runtime is missing: apt-get install mono-mcs mono-runtime",
-)
 def test_the_agent_keeps_numbered_lines_and_exit_codes(tmp_path):
+    require_program("mcs", "mono-mcs")
+    require_program("mono", "mono-runtime")
     source = tmp_path / "NtproofNative.cs"
     source.write_bytes(load_module().files["NtproofNative.cs"])
     program = tmp_path / "check.exe"

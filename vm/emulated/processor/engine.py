@@ -149,7 +149,7 @@ class Engine:
         return hook
 
     def count_instructions(self, begin: int, end: int) -> None:
-        """From now on count each executed instruction of the range exactly, at a cost of about a third in speed."""
+        """From now on count each executed instruction of the range exactly, at a cost in speed."""
         self._native_hook(UC_HOOK_CODE, "on_instruction", begin, end - 1)
         self._uc.ctl_flush_tb()
 
