@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from harness.machines import DriverImage, Stage, Station
     from harness.scenario import Scenario
     from vm.machine import Machine
+    from vm.registry import MachineOptions
 
 _OPTIONS: Final = pytest.StashKey[Options]()
 _DESCRIPTION: Final = pytest.StashKey[list[str]]()
@@ -56,14 +57,13 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     pluginmanager.add_hookspecs(pytest_hooks)
 
 
-def pytest_ntproof_machines() -> Mapping[str, Callable[[str], Machine]]:
+def pytest_ntproof_machines() -> Mapping[str, Callable[[MachineOptions], Machine]]:
     """Offer the machines of this project."""
+    from functools import partial
+
     from vm.registry import create_machine, machine_names
 
-    def maker(name: str) -> Callable[[str], Machine]:
-        return lambda profile: create_machine(name, {"profile": profile})
-
-    return {name: maker(name) for name in machine_names()}
+    return {name: partial(create_machine, name) for name in machine_names()}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -159,9 +159,10 @@ def driver_image(pytestconfig: pytest.Config) -> DriverImage:
 def station(vm_name: str, pytestconfig: pytest.Config) -> Iterator[Station]:
     """The machine that the test runs on, with all that is needed to prepare it."""
     from harness.machines import Station
+    from vm.registry import MachineOptions
 
     def create() -> Machine:
-        return machine_factories(pytestconfig)[vm_name](pytestconfig.stash[_OPTIONS].profile)
+        return machine_factories(pytestconfig)[vm_name](MachineOptions(profile=pytestconfig.stash[_OPTIONS].profile))
 
     made = Station(vm_name, create, lambda: _driver_image(pytestconfig))
     yield made

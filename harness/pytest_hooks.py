@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from vm.machine import Machine
+    from vm.registry import MachineOptions
 
 
 @pytest.hookspec
-def pytest_ntproof_machines(config: pytest.Config) -> Mapping[str, Callable[[str], Machine]]:  # type: ignore[empty-body]
-    """Offer machines for ``--vm``: by name, a function that takes the behaviour profile and makes the machine."""
+def pytest_ntproof_machines(config: pytest.Config) -> Mapping[str, Callable[[MachineOptions], Machine]]:  # type: ignore[empty-body]
+    """Offer machines for ``--vm``: by name, a function that makes the machine as its options say."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from vm.machine import Machine
+    from vm.registry import MachineOptions
 
 DEFAULT_MACHINE: Final = "emulated"
 PROFILES: Final = ("documented", "observed")
@@ -80,9 +81,10 @@ def parse_options(config: pytest.Config) -> Options:
     return Options(machines, profile or DEFAULT_PROFILE, None if driver is None else _driver(driver))
 
 
-def machine_factories(config: pytest.Config) -> dict[str, Callable[[str], Machine]]:
-    """All machines that can be named, each with the function that makes it for a behaviour profile."""
-    offered: list[Mapping[str, Callable[[str], Machine]]] = config.hook.pytest_ntproof_machines(config=config)
+def machine_factories(config: pytest.Config) -> dict[str, Callable[[MachineOptions], Machine]]:
+    """All machines that can be named, each with the function that makes it."""
+    hook = config.hook.pytest_ntproof_machines
+    offered: list[Mapping[str, Callable[[MachineOptions], Machine]]] = hook(config=config)
     return {name: make for some in reversed(offered) for name, make in some.items()}
 
 

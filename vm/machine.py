@@ -342,6 +342,18 @@ class Machine(Protocol):
 
     # Whole machine
 
+    def reset(self, *, fresh: bool = False) -> None:
+        """Bring the machine to the state in which it was handed out: no driver, no process and no file of the run.
+
+        Also revives a crashed machine. Handles opened before are void.
+
+        Args:
+            fresh: whether nothing of the run may be left at all, even what undoing each step would not leave.
+
+        Raises:
+            MachineBroken: it cannot be brought there; the machine is of no more use.
+        """
+
     def debug_output(self) -> list[str]:
         """What drivers printed (DbgPrint) since the last call, a line each; empty where the machine cannot see it."""
 

@@ -30,9 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 @contextmanager
 def open_machine(arguments: argparse.Namespace) -> Iterator[Machine]:
     """The machine that the options name; it is closed at the end."""
-    from vm.registry import create_machine
+    from vm.registry import MachineOptions, create_machine
 
-    machine = create_machine(arguments.vm, options={"profile": arguments.profile})
+    machine = create_machine(arguments.vm, MachineOptions(profile=arguments.profile))
     try:
         yield machine
     finally:

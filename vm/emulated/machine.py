@@ -110,15 +110,20 @@ class EmulatedMachine:
                 f"unknown behaviour profile {options.profile!r}: choose one of {', '.join(PROFILES)}"
             )
         self._name = name
+        self._closed = False
+        self._lines = 0
+        self._checkpoints: weakref.WeakSet[EmulatedCheckpoint] = weakref.WeakSet()
+        self._boot(options)
+
+    def _boot(self, options: KernelOptions) -> None:
         self.kernel = Kernel(options)
         self._user = UserMode(self.kernel)
         self.kernel.add_part(self._user)
         self._crash: CrashReport | None = None
         self._stopped: DriverFault | MachineBroken | None = None
-        self._closed = False
-        self._history = History()
-        self._lines = 0
-        self._checkpoints: weakref.WeakSet[EmulatedCheckpoint] = weakref.WeakSet()
+        # A line that no handle was opened on.
+        self._lines += 1
+        self._history = History(self._lines)
 
     # What it is
 
@@ -397,6 +402,15 @@ class EmulatedMachine:
         return self.kernel.faults.pending()
 
     # Whole machine
+
+    def reset(self, *, fresh: bool = False) -> None:  # noqa: ARG002 - there is one way, and it leaves nothing
+        """Start the kernel anew, see the Machine protocol. Checkpoints made before can no longer be restored."""
+        if self._closed:
+            raise MachineConfigurationError(_CLOSED)
+        options = self.kernel.options
+        self.kernel.close()
+        self._checkpoints.clear()
+        self._boot(options)
 
     def debug_output(self) -> list[str]:
         """What drivers printed since the last call."""

@@ -187,3 +187,35 @@ def test_pageable_memory_is_watched_after_a_restore_as_before(misuse):
     for _ in range(2):
         assert misuse.crash("TouchTwice", block, 2).code == 0xD1
         misuse.machine.restore(saved)
+
+
+def test_a_reset_leaves_no_driver_no_handle_and_no_checkpoint_of_before():
+    found = Misuse()
+    saved = found.machine.checkpoint()
+    found.run("Nothing", 1, 2, 3)
+    found.machine.reset()
+    with pytest.raises(Win32Error) as refused:
+        found.handle.control(fixture.CONTROL, b"", 8)
+    assert refused.value.code == 6
+    with pytest.raises(MachineConfigurationError, match="checkpoint"):
+        found.machine.restore(saved)
+    with pytest.raises(Win32Error) as unknown:
+        found.machine.driver_state("misuse")
+    assert unknown.value.code == 1060
+    found.machine.install_driver("misuse", fixture.image())
+    found.machine.start_driver("misuse")
+    found.handle = found.machine.open_device(fixture.DEVICE)
+    assert found.run("Nothing", 1, 2, 3) == 6
+    found.machine.close()
+    with pytest.raises(MachineConfigurationError, match="closed"):
+        found.machine.reset()
+
+
+def test_a_reset_revives_a_crashed_machine():
+    found = Misuse()
+    with pytest.raises(MachineCrashed):
+        found.run("Allocate", 0, 1)
+    found.machine.reset(fresh=True)
+    assert found.machine.crash is None
+    assert found.machine.running_processes() == {}
+    found.machine.close()

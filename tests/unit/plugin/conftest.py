@@ -25,18 +25,18 @@ from tests.fixtures.fake_stations import make
 
 def pytest_ntproof_machines():
     return {
-        "fake": lambda profile: make(),
-        "other": lambda profile: make(),
-        "emulated": lambda profile: make(profile=profile),
-        "plain": lambda profile: make("no-checkpoints"),
-        "failing": lambda profile: make("crashes-at-start"),
-        "refusing": lambda profile: make("does-not-start"),
-        "deviceless": lambda profile: make("no-device"),
-        "leaking": lambda profile: make("leaks"),
-        "dangling": lambda profile: make("crashes-after-unload"),
-        "skipping": lambda profile: make("skips-a-number"),
-        "unconfigured": lambda profile: make("unconfigured"),
-        "unmakable": lambda profile: make("unmakable"),
+        "fake": lambda options: make(),
+        "other": lambda options: make(),
+        "emulated": lambda options: make(profile=options.profile),
+        "plain": lambda options: make("no-checkpoints"),
+        "failing": lambda options: make("crashes-at-start"),
+        "refusing": lambda options: make("does-not-start"),
+        "deviceless": lambda options: make("no-device"),
+        "leaking": lambda options: make("leaks"),
+        "dangling": lambda options: make("crashes-after-unload"),
+        "skipping": lambda options: make("skips-a-number"),
+        "unconfigured": lambda options: make("unconfigured"),
+        "unmakable": lambda options: make("unmakable"),
     }
 """
 
