@@ -9,8 +9,8 @@ import ssl
 class TlsSocket(ssl.SSLSocket):
     """An SSLSocket that closes itself when it finds, while it is made, that the connection was reset.
 
-    CPython's SSLSocket takes over the descriptor, sees by getpeername that it is no longer connected, and reads from it.
-    When that read fails with ECONNRESET it raises and leaves the descriptor open, with nobody who could close it
+    CPython's SSLSocket takes over the descriptor, sees by getpeername that it is no longer connected, and reads from
+    it. When that read fails with ECONNRESET it raises and leaves the descriptor open, with nobody who could close it
     (SSLSocket._create in Lib/ssl.py of CPython 3.11). To be set as SSLContext.sslsocket_class.
     """
 
