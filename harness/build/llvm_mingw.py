@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import shutil
-import subprocess
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from harness.build.dwarf import without_dwarf
+from harness.build.invocation import compile_message, link_message, parse_dependencies, run_tool
 from harness.build.toolchain import LinkOutputs
 from harness.errors import BuildError, ConfigurationError
 
@@ -66,10 +65,6 @@ LINK_OPTIONS: Final = (
     "/ignore:longsections",
 )
 IMPORT_LIBRARIES: Final = ("ntoskrnl", "hal")
-_TIMEOUT_S: Final = 300
-_ERROR_LINE: Final = re.compile(r"^\S.*?:\d+:\d+: (?:fatal )?error: .*$", re.MULTILINE)
-_UNDEFINED: Final = re.compile(r"undefined symbol: (?P<symbol>\S+)\n>>> referenced by (?P<where>\S+:\d+)")
-_PLACE: Final = re.compile(r"^(>>> referenced by )(\S+:\d+)$", re.MULTILINE)
 _UNDEFINED_ADVICE: Final = (
     "the import library has no such export; if Windows exports it, add it to extra_exports in the driver's description"
 )
@@ -165,8 +160,8 @@ class LlvmMingw:
         ]
         status, output = self._run(arguments, target.parent)
         if status:
-            raise BuildError(self._compile_message(driver, source, output))
-        read = _parse_dependencies(dependencies.read_text(encoding="utf-8"))
+            raise BuildError(compile_message(driver, source, output, {self.directory: "toolchain"}))
+        read = parse_dependencies(dependencies.read_text(encoding="utf-8"))
         dependencies.unlink()
         own = (driver.root / source).resolve()
         resolved = (Path(path).resolve() for path in read)
@@ -186,7 +181,7 @@ class LlvmMingw:
         outputs = [f"/out:{image.name}", f"/pdb:{pdb.name}"]
         status, output = self._run(["lld-link", *self.link_options(driver), *outputs, *names, *libraries], directory)
         if status:
-            raise BuildError(_link_message(driver, output))
+            raise BuildError(link_message(driver, output, _UNDEFINED_ADVICE))
         for name in (*names, *libraries):
             (directory / name).unlink()
         twin = directory / f"{image.name}.dwarf"
@@ -210,48 +205,4 @@ class LlvmMingw:
         return f"{library}.lib"
 
     def _run(self, arguments: Sequence[str], directory: Path) -> tuple[int, str]:
-        try:
-            done = subprocess.run(
-                [str(self.program), *arguments],
-                cwd=directory,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=_TIMEOUT_S,
-                check=False,
-            )
-        except OSError as error:
-            message = f"{self.program}: cannot be run: {error.strerror}; reinstall the ziglang package"
-            raise ConfigurationError(message) from error
-        except subprocess.TimeoutExpired:
-            message = f"{arguments[0]} did not end within {_TIMEOUT_S} s in {directory}"
-            raise BuildError(message) from None
-        return done.returncode, done.stdout.decode("utf-8", "replace")
-
-    def _compile_message(self, driver: DriverSources, source: str, output: str) -> str:
-        text = output.replace(f"{driver.root}{os.sep}", f"{driver.label}/").replace(str(self.directory), "toolchain")
-        error = _ERROR_LINE.search(text)
-        lines = [text.strip()]
-        if error is None:
-            lines.insert(0, f"{driver.label}/{source}: the compiler failed without a diagnostic of its own:")
-        elif not text.startswith(error.group()):
-            lines.insert(0, error.group())
-        return "\n".join([*lines, f"while compiling {source} of {driver.name} in {driver.root}"])
-
-
-def _link_message(driver: DriverSources, output: str) -> str:
-    # lld-link writes the places that it reads from CodeView with backslashes, below a root of its own.
-    output = _PLACE.sub(lambda match: match[1] + match[2].replace("\\", "/").lstrip("./"), output)
-    first = [
-        f"{match['where']}: error: undefined symbol {match['symbol']}: {_UNDEFINED_ADVICE}"
-        for match in _UNDEFINED.finditer(output)
-    ]
-    return "\n".join([*first, output.strip(), f"while linking {driver.name} from {driver.root}"])
-
-
-def _parse_dependencies(text: str) -> list[str]:
-    """Prerequisites of a make rule as clang writes it: backslash escapes blanks and ``#``, a dollar is doubled."""
-    joined = text.replace("\\\n", " ").replace("\\\r\n", " ")
-    _, _, prerequisites = joined.partition(": ")
-    words = re.findall(r"(?:\\[ #]|[^\s])+", prerequisites)
-    return [re.sub(r"\\([ #])", r"\1", word).replace("$$", "$") for word in words]
+        return run_tool([str(self.program), *arguments], directory, "reinstall the ziglang package")

@@ -1,0 +1,71 @@
+"""What a project says of its builds: `toolchain`, `wdk` and the like in ``[tool.ntproof]`` of its pyproject.toml.
+
+[tool.ntproof]
+toolchain = "wdk"               # llvm-mingw by default
+wdk = "10.0.26100"              # the newest kit by default
+control-flow-guard = true       # /guard:cf, for the wdk toolchain
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from harness.errors import InputError
+
+PYPROJECT: Final = "pyproject.toml"
+KEYS: Final = ("toolchain", "wdk", "control-flow-guard", "build-machine")
+"""The keys of ``[tool.ntproof]`` that are read here."""
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """Defaults for options of builds that are not given.
+
+    Attributes:
+        toolchain: its name.
+        wdk: the version of the kit, None for the newest.
+        control_flow_guard: whether the `wdk` toolchain has calls through pointers checked.
+        build_machine: the table ``[tool.ntproof.build-machine]``, unread; None where there is none.
+    """
+
+    toolchain: str = "llvm-mingw"
+    wdk: str | None = None
+    control_flow_guard: bool = False
+    build_machine: Mapping[str, Any] | None = None
+
+
+def read_build_settings(folder: Path) -> BuildSettings:
+    """What the pyproject.toml of a folder says; all defaults where there is none.
+
+    Raises:
+        InputError: the file is malformed, or a value has the wrong type; the message names file and key.
+    """
+    path = folder / PYPROJECT
+    if not path.is_file():
+        return BuildSettings()
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from error
+    table = document.get("tool", {}).get("ntproof", {})
+    if not isinstance(table, dict):
+        raise InputError(f"{path}: tool.ntproof: expected a table")
+    return BuildSettings(
+        toolchain=_typed(path, table, "toolchain", str, BuildSettings.toolchain),
+        wdk=_typed(path, table, "wdk", str, None),
+        control_flow_guard=_typed(path, table, "control-flow-guard", bool, default=False),
+        build_machine=_typed(path, table, "build-machine", dict, None),
+    )
+
+
+def _typed(path: Path, table: Mapping[str, Any], key: str, kind: type[_T], default: _T | None) -> Any:
+    value = table.get(key, default)
+    if value is not None and not isinstance(value, kind):
+        expected = {str: "a text", bool: "true or false"}.get(kind, "a table")
+        raise InputError(f"{path}: tool.ntproof.{key}: expected {expected}, not {value!r}")
+    return value

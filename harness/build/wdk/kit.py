@@ -1,0 +1,113 @@
+"""A kit as it is indexed: one version, the folders of its headers and import libraries, and what is wrong with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+from harness.errors import ConfigurationError, InputError
+
+ARCHITECTURES: Final = ("x64", "arm64")
+"""What drivers can be built for, by the kit's folder names."""
+HEADER_PARTS: Final = ("km", "km/crt", "shared")
+"""The folders below Include/VERSION that a kernel driver's compiler searches, in this order."""
+VERSION: Final = re.compile(r"10\.0\.\d{4,6}(\.\d+)?\Z")
+_KEYS: Final = {"version", "origin", "include", "libraries", "fingerprint", "problems", "extracted"}
+
+
+@dataclass(frozen=True)
+class Kit:
+    """One version of the kit.
+
+    Attributes:
+        version: such as ``10.0.26100.0``.
+        origin: the paths that were added and hold it.
+        include: the folders of the headers, in the order in which they are searched.
+        libraries: the folders of the kernel-mode import libraries by architecture; the usable ones only.
+        fingerprint: changes with the names and sizes of the files.
+        problems: why it cannot be used, a sentence each with its remedy; empty when it can.
+        extracted: the folder in the user's cache that archives were unpacked to, None where all is read in place.
+    """
+
+    version: str
+    origin: tuple[Path, ...]
+    include: tuple[Path, ...]
+    libraries: Mapping[str, tuple[Path, ...]]
+    fingerprint: str
+    problems: tuple[str, ...] = ()
+    extracted: Path | None = field(default=None)
+
+    @property
+    def usable(self) -> bool:
+        """Whether drivers can be built with it."""
+        return not self.problems
+
+    @property
+    def sort_key(self) -> tuple[int, ...]:
+        """Orders kits by version."""
+        return version_key(self.version)
+
+    def library(self, name: str, architecture: str) -> Path | None:
+        """An import library by its name without regard to case, None where the kit has none."""
+        for folder in self.libraries.get(architecture, ()):
+            found = next((path for path in _listed(folder) if path.name.lower() == name.lower()), None)
+            if found is not None:
+                return found
+        return None
+
+    def require_present(self) -> None:
+        """Raises ConfigurationError when a folder of the kit is not there any more, as after an unmount."""
+        folders = (*self.include, *(folder for folders in self.libraries.values() for folder in folders))
+        gone = next((folder for folder in folders if not folder.is_dir()), None)
+        if gone is not None:
+            raise ConfigurationError(
+                f"kit {self.version}: {gone} is gone; bring it back (mount the image again), or run "
+                f"`ntproof wdk remove {self.version}` and add the kit where it is now"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """As the registry stores it and commands print it."""
+        return {
+            "version": self.version,
+            "origin": [str(path) for path in self.origin],
+            "include": [str(path) for path in self.include],
+            "libraries": {name: [str(path) for path in folders] for name, folders in self.libraries.items()},
+            "fingerprint": self.fingerprint,
+            "problems": list(self.problems),
+            "extracted": None if self.extracted is None else str(self.extracted),
+        }
+
+    @classmethod
+    def from_json(cls, document: object, where: Path) -> Self:
+        """Read what `to_json` gave. Raises InputError naming the file."""
+        message = f"{where}: not an index of a kit; delete it and add the kit again with `ntproof wdk add`"
+        if not isinstance(document, dict) or set(document) != _KEYS:
+            raise InputError(message)
+        try:
+            return cls(
+                version=str(document["version"]),
+                origin=_paths(document["origin"]),
+                include=_paths(document["include"]),
+                libraries={str(name): _paths(folders) for name, folders in document["libraries"].items()},
+                fingerprint=str(document["fingerprint"]),
+                problems=tuple(str(problem) for problem in document["problems"]),
+                extracted=None if document["extracted"] is None else Path(document["extracted"]),
+            )
+        except (TypeError, ValueError, AttributeError):
+            raise InputError(message) from None
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """The numbers of a version."""
+    return tuple(int(part) for part in version.split("."))
+
+
+def _paths(value: list[str]) -> tuple[Path, ...]:
+    return tuple(Path(text) for text in value)
+
+
+def _listed(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
