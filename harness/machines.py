@@ -238,17 +238,19 @@ def _service() -> str:
     return load_abi().text("SERVICE_NAME")
 
 
-def find_driver_image(given: Path | None) -> DriverImage:
-    """The image under test: `given`, or one built from the sources.
+def find_driver_image(given: Path | None, toolchain: str | None = None) -> DriverImage:
+    """The image under test: `given`, or one built from the sources with a toolchain, by default the project's.
 
     Raises:
         BuildError: the sources do not build.
+        ConfigurationError: the toolchain cannot be used.
     """
     if given is not None:
         return DriverImage(given, sha256_of(given), built=False)
     from harness.build import build_driver
+    from harness.build.toolchains import project_toolchain
 
-    built = build_driver(DRIVER_NAME)
+    built = build_driver(DRIVER_NAME, toolchain=project_toolchain(toolchain))
     return DriverImage(built.image, built.sha256, built=True)
 
 

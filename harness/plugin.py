@@ -46,7 +46,7 @@ _MARKERS: Final = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare ``--vm``, ``--profile`` and ``--driver``."""
+    """Declare ``--vm``, ``--profile``, ``--driver`` and ``--toolchain``."""
     add_options(parser)
 
 
@@ -254,8 +254,9 @@ def _driver_image(config: pytest.Config) -> DriverImage:
     """The image under test; built once per run."""
     from harness.machines import find_driver_image
 
+    options = config.stash[_OPTIONS]
     if (known := config.stash.get(_DRIVER, None)) is None:
-        known = config.stash[_DRIVER] = find_driver_image(config.stash[_OPTIONS].driver)
+        known = config.stash[_DRIVER] = find_driver_image(options.driver, options.toolchain)
     return known
 
 

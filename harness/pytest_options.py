@@ -31,11 +31,13 @@ class Options:
         machines: names of the machines to run on, in order, each once.
         profile: behaviour profile of emulated machines.
         driver: a prebuilt image of procnotify; None builds the sources.
+        toolchain: what builds the drivers; None for the project's own.
     """
 
     machines: tuple[str, ...] = (DEFAULT_MACHINE,)
     profile: str = DEFAULT_PROFILE
     driver: Path | None = None
+    toolchain: str | None = None
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -62,6 +64,13 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="PATH",
         help="run this procnotify.sys instead of building one from the sources",
     )
+    group.addoption(
+        "--toolchain",
+        action="store",
+        default=None,
+        metavar="NAME",
+        help="build the drivers with llvm-mingw or wdk (default: toolchain of [tool.ntproof], else llvm-mingw)",
+    )
 
 
 def parse_options(config: pytest.Config) -> Options:
@@ -78,7 +87,10 @@ def parse_options(config: pytest.Config) -> Options:
     machines = Options.machines if named is None else _machines(named, machine_factories(config))
     if profile is not None:
         _check_profile(profile, machines)
-    return Options(machines, profile or DEFAULT_PROFILE, None if driver is None else _driver(driver))
+    toolchain: str | None = config.getoption("--toolchain")
+    if toolchain is not None:
+        _check_toolchain(toolchain)
+    return Options(machines, profile or DEFAULT_PROFILE, None if driver is None else _driver(driver), toolchain)
 
 
 def machine_factories(config: pytest.Config) -> dict[str, Callable[[MachineOptions], Machine]]:
@@ -107,6 +119,17 @@ def _check_profile(profile: str, machines: Sequence[str]) -> None:
             f"--profile {profile}: only the {DEFAULT_MACHINE} machine follows a behaviour profile, and --vm names "
             f"{_listed(machines)}; leave --profile out or add --vm {DEFAULT_MACHINE}"
         )
+
+
+def _check_toolchain(given: str) -> None:
+    from harness.build.toolchains import project_toolchain
+    from harness.errors import ConfigurationError
+
+    try:
+        project_toolchain(given)
+    except ConfigurationError as error:
+        detail = str(error).removeprefix(f"--toolchain {given}: ")
+        raise pytest.UsageError(f"--toolchain {given}: {detail}") from error
 
 
 def _driver(given: str) -> Path:

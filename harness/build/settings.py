@@ -1,9 +1,11 @@
 """What a project says of its builds: `toolchain`, `wdk` and the like in ``[tool.ntproof]`` of its pyproject.toml.
 
-[tool.ntproof]
-toolchain = "wdk"               # llvm-mingw by default
-wdk = "10.0.26100"              # the newest kit by default
-control-flow-guard = true       # /guard:cf, for the wdk toolchain
+For example::
+
+    [tool.ntproof]
+    toolchain = "wdk"               # llvm-mingw by default
+    wdk = "10.0.26100"              # the newest kit by default
+    control-flow-guard = true       # /guard:cf, for the wdk toolchain
 """
 
 from __future__ import annotations

@@ -50,5 +50,6 @@ def driver_image(arguments: argparse.Namespace) -> Path:
     if given is not None:
         return check_driver_file(given)
     from harness.build.driver_build import build_driver
+    from harness.build.toolchains import project_toolchain
 
-    return build_driver(DRIVER).image
+    return build_driver(DRIVER, toolchain=project_toolchain()).image

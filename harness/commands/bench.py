@@ -38,8 +38,9 @@ def run(arguments: argparse.Namespace) -> ExitCode:
 def _driver(given: Path | None) -> Path:
     if given is None:
         from harness.build.driver_build import build_driver
+        from harness.build.toolchains import project_toolchain
 
-        return build_driver(DRIVER).image
+        return build_driver(DRIVER, toolchain=project_toolchain()).image
     return check_driver_file(given).absolute()
 
 

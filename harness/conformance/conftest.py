@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def companion_image() -> Path:
+def companion_image(pytestconfig: pytest.Config) -> Path:
     """The companion driver, built from the sources."""
     from harness.build import build_driver
+    from harness.build.toolchains import project_toolchain
 
-    return build_driver("companion").image
+    return build_driver("companion", toolchain=project_toolchain(pytestconfig.getoption("--toolchain"))).image
 
 
 @pytest.fixture
