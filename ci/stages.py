@@ -22,6 +22,8 @@ REPORTS: Final = ROOT / "build" / "ci"
 COVERAGE: Final = ROOT / "build" / "coverage"
 PROFILES: Final = ("documented", "observed")
 WORKERS: Final = "2"
+WDK: Final = ("-p", "tests.fixtures.kit_plugin", "--toolchain", "wdk")
+"""Builds with the public WDK, for which the tests make a kit of their own."""
 
 EXIT_NOTHING_SELECTED: Final = 5
 """pytest's exit status when it selected no test: fine where the caller's arguments select, a defect otherwise."""
@@ -75,7 +77,9 @@ def stages(arguments: Sequence[str]) -> list[Stage]:
         _pytest(f"conformance-{profile}", ["--pyargs", "harness.conformance", "--profile", profile, *arguments])
         for profile in PROFILES
     ]
+    found.append(_pytest("conformance-wdk", ["--pyargs", "harness.conformance", *WDK, *arguments]))
     found.append(_pytest("mutants", ["-o", "testpaths=tests/mutants", *arguments]))
+    found.append(_pytest("mutants-wdk", ["-o", "testpaths=tests/mutants", *WDK, *arguments]))
     found.append(Stage("coverage", _module("coverage", "combine", "--quiet")))
     found.append(Stage("coverage-report", _module("coverage", "report")))
     return found
@@ -124,9 +128,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
         shown = ("", "", "") if counts is None else (counts.passed, counts.failed, counts.skipped)
         total += counts or Counts()
         word = "ok" if outcome.passed else "FAILED"
-        lines.append(
-            f"{outcome.stage.name:24}{word:8}{shown[0]:>8}{shown[1]:>8}{shown[2]:>9}{outcome.seconds:>9.1f}"
-        )
+        lines.append(f"{outcome.stage.name:24}{word:8}{shown[0]:>8}{shown[1]:>8}{shown[2]:>9}{outcome.seconds:>9.1f}")
     lines += ["", f"{total.passed} passed, {total.failed} failed"]
     return "\n".join(lines)
 

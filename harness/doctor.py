@@ -19,10 +19,13 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from harness.build.layout import build_directory, driver_source_root
+from harness.build.wdk.kit import Kit
+from harness.build.wdk.registry import KitRegistry
 from harness.errors import ConfigurationError
 
 EMULATED: Final = "emulated"
 WINDOWS: Final = "windows"
+WDK: Final = "wdk"
 OLDEST_PYTHON: Final = (3, 11)
 ROOM_NEEDED: Final = 500 * 1024 * 1024
 """Bytes for the build and for the compiler's cache; a first build was seen to take a fraction of it."""
@@ -47,7 +50,7 @@ class Need:
     """Something that a machine kind needs.
 
     Attributes:
-        kind: the machine kind, ``emulated`` or ``windows``.
+        kind: the machine kind, ``emulated`` or ``windows``; ``wdk`` for builds with a Windows kit.
         name: what is needed.
         met: whether it is there and, where that was tried, works.
         found: what was found, or what is wrong.
@@ -96,6 +99,9 @@ class Host(Protocol):
 
     def driver_sources(self) -> Path:
         """Where the driver's sources are. Raises ConfigurationError."""
+
+    def kits(self) -> list[Kit]:
+        """The Windows kits that this user has added. Raises ConfigurationError."""
 
 
 class ThisComputer:
@@ -176,6 +182,10 @@ class ThisComputer:
         """Where the driver's sources are. Raises ConfigurationError."""
         return driver_source_root()
 
+    def kits(self) -> list[Kit]:
+        """The Windows kits that this user has added. Raises ConfigurationError."""
+        return KitRegistry.of_user().kits()
+
 
 def examine(host: Host, folders: Sequence[Path] | None = None) -> list[Need]:
     """Every need of every machine kind, in order.
@@ -185,7 +195,7 @@ def examine(host: Host, folders: Sequence[Path] | None = None) -> list[Need]:
         folders: where the emulated machine writes; by default the build folder.
     """
     written = tuple(folders) if folders is not None else (build_directory(),)
-    return [*_emulated(host, written), *_windows(host)]
+    return [*_emulated(host, written), *_windows(host), _kits(host)]
 
 
 def usable(kind: str, needs: Sequence[Need]) -> bool:
@@ -308,6 +318,19 @@ def _tpm(host: Host) -> Need:
     found = host.program("swtpm") if host.program("swtpm_setup") else None
     remedy = "apt-get install swtpm swtpm-tools"
     return _need(WINDOWS, "TPM emulator", found is not None, found or "swtpm or swtpm_setup not on PATH", remedy)
+
+
+def _kits(host: Host) -> Need:
+    name, remedy = "Windows kit", "ntproof wdk add PATH, see docs/how-to/wdk.md"
+    try:
+        kits = host.kits()
+        for kit in kits:
+            kit.require_present()
+    except ConfigurationError as error:
+        return Need(WDK, name, met=False, found=str(error), remedy=remedy)
+    usable = [f"{kit.version} for {', '.join(kit.libraries)}" for kit in kits if kit.usable]
+    broken = [f"{kit.version} cannot be used" for kit in kits if not kit.usable]
+    return _need(WDK, name, bool(usable), "; ".join([*usable, *broken]) or "none was added", remedy)
 
 
 def _need(kind: str, name: str, met: bool, found: str, remedy: str) -> Need:

@@ -40,9 +40,7 @@ def toolchain_named(
         origin = "--toolchain" if name else "[tool.ntproof] toolchain ="
         raise ConfigurationError(f"{origin} {chosen}: there is no such toolchain; known: {', '.join(NAMES)}")
     if architecture != "x64":
-        raise ConfigurationError(
-            f"the toolchain llvm-mingw builds for x64 only, not {architecture}; use --toolchain wdk"
-        )
+        raise ConfigurationError(f"llvm-mingw builds for x64 only, not for {architecture}; use --toolchain wdk")
     return LlvmMingw()
 
 

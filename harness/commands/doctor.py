@@ -9,10 +9,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Final
 
-from harness.doctor import EMULATED, WINDOWS, Host, Need, ThisComputer, examine, usable
+from harness.doctor import EMULATED, WDK, WINDOWS, Host, Need, ThisComputer, examine, usable
 from harness.exit_codes import ExitCode
 
-_TITLES: Final = {EMULATED: "emulated machine", WINDOWS: "Windows machines (optional)"}
+_TITLES: Final = {
+    EMULATED: "emulated machine",
+    WINDOWS: "Windows machines (optional)",
+    WDK: "builds with a Windows kit (optional)",
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

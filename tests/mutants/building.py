@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from harness.build import BuiltDriver, build_driver
 from harness.build.files import write_atomically
 from harness.build.layout import build_directory, driver_source_root
+from harness.build.toolchains import project_toolchain
 from tests.mutants.patching import apply_patch
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from tests.mutants.catalogue import Mutant
 
 
-def build_mutant(mutant: Mutant) -> BuiltDriver:
-    """Build a mutant, or find it built already.
+def build_mutant(mutant: Mutant, toolchain: str | None = None) -> BuiltDriver:
+    """Build a mutant with a toolchain, by default the project's, or find it built already.
 
     Its tree stays in the build directory, and objects, images and the certificate are those of every other build there:
     what the patch does not touch is not compiled again.
@@ -37,7 +38,7 @@ def build_mutant(mutant: Mutant) -> BuiltDriver:
     # The directory's name stands for the tree in debug information, so that objects are shared with ordinary builds.
     tree = build_directory() / "mutants" / mutant.name / "driver"
     _bring_up_to_date(tree, sources)
-    return build_driver(f"{tree}:{mutant.driver}")
+    return build_driver(f"{tree}:{mutant.driver}", toolchain=project_toolchain(toolchain))
 
 
 def _bring_up_to_date(tree: Path, sources: dict[PurePosixPath, str]) -> None:

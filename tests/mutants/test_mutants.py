@@ -16,10 +16,16 @@ FEWEST = 26
 """The sample and twenty-five variants are the least that the suite is held to."""
 
 
+@pytest.fixture
+def toolchain(pytestconfig) -> str | None:
+    """What builds the mutants: `--toolchain`, else the project's."""
+    return pytestconfig.getoption("--toolchain")
+
+
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_the_tests_named_for_a_mutant_fail_on_it(mutant: Mutant, tmp_path):
+def test_the_tests_named_for_a_mutant_fail_on_it(mutant: Mutant, tmp_path, toolchain):
     try:
-        built = build_mutant(mutant)
+        built = build_mutant(mutant, toolchain)
     except (PatchError, BuildError) as error:
         pytest.fail(f"{mutant.patch or mutant.driver} cannot be built: {error}", pytrace=False)
 
@@ -35,10 +41,10 @@ def test_the_tests_named_for_a_mutant_fail_on_it(mutant: Mutant, tmp_path):
         )
 
 
-def test_every_test_named_for_a_mutant_passes_on_the_driver_itself(tmp_path):
+def test_every_test_named_for_a_mutant_passes_on_the_driver_itself(tmp_path, toolchain):
     tests = dict.fromkeys(test for mutant in MUTANTS for test in mutant.killed_by)
 
-    judgement = run_suite(find_driver_image(None).path, tests, tmp_path)
+    judgement = run_suite(find_driver_image(None, toolchain).path, tests, tmp_path)
 
     wrong = [f"{test}: {end.value}" for test, end in judgement.outcomes.items() if end is not Outcome.PASSED]
     assert not wrong, "\n".join([*wrong, judgement.output])

@@ -146,26 +146,22 @@ def as_kit(found: Found, origin: Sequence[Path], place: Mapping[File, Path], ext
     Args:
         found: the kit.
         origin: the paths that the user named.
-        place: where each file lies, for a compiler to read.
+        place: where each file lies, for a compiler to read; files of a broken kit in an archive lie nowhere.
         extracted: the folder that archives were unpacked to.
     """
     include = [
-        folder
-        for part in HEADER_PARTS
-        for folder in _folders((place[file], name) for name, file in found.headers.get(part, {}).items())
+        folder for part in HEADER_PARTS if part in found.headers for folder in _folders(found.headers[part], place)
     ]
-    libraries = {
-        arch: tuple(_folders((place[file], name) for name, file in found.libraries[arch].items()))
-        for arch in found.architectures
-    }
+    libraries = {arch: tuple(_folders(found.libraries[arch], place)) for arch in found.architectures}
     groups = (*sorted(found.headers.items()), *sorted(found.libraries.items()))
     parts = (f"{group}/{name} {file.size}" for group, files in groups for name, file in sorted(files.items()))
     return Kit(found.version, tuple(origin), tuple(include), libraries, digest_of(*parts), found.problems(), extracted)
 
 
-def _folders(files: Iterable[tuple[Path, str]]) -> list[Path]:
+def _folders(files: Mapping[str, File], place: Mapping[File, Path]) -> list[Path]:
     """The folders that hold files known by their names below them, each once."""
-    return list(dict.fromkeys(path.parents[len(PurePosixPath(name).parts) - 1] for path, name in sorted(files)))
+    placed = sorted((place[file], len(PurePosixPath(name).parts)) for name, file in files.items() if file in place)
+    return list(dict.fromkeys(path.parents[depth - 1] for path, depth in placed))
 
 
 def _versions_beside(names: Iterable[PurePosixPath]) -> dict[str, set[str]]:

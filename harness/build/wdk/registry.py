@@ -87,7 +87,10 @@ class KitRegistry:
             raise ConfigurationError(
                 "\n".join(f"{where}: kit {kit.version}: {problem}" for kit in found for problem in kit.problems())
             )
-        return [self._index(kit, named, unpack=unpack, where=where) for kit in found]
+        if not unpack:
+            for kit in found:
+                self._require_in_place(kit, where)
+        return [self._index(kit, named) for kit in found]
 
     def remove(self, version: str) -> Kit:
         """Forget a kit, and delete what was unpacked of it.
@@ -105,22 +108,23 @@ class KitRegistry:
             (self.folder / f"{version}{suffix}").unlink(missing_ok=True)
         return kit
 
-    def _index(self, found: Found, origin: Sequence[Path], *, unpack: bool, where: str) -> Kit:
+    def _require_in_place(self, found: Found, where: str) -> None:
+        archived = [file for file in found.files if not file.contents.in_place]
+        if archived and not found.problems():
+            size = sum(file.size for file in archived)
+            raise ConfigurationError(
+                f"{where}: kit {found.version}: a compiler cannot read inside an archive; repeat the command with "
+                f"--extract to unpack {len(archived)} headers and libraries ({size / 1e6:.1f} MB) into "
+                f"{self.cache / found.version}, or mount the disc image and add the mount"
+            )
+
+    def _index(self, found: Found, origin: Sequence[Path]) -> Kit:
         archived = [file for file in found.files if not file.contents.in_place]
         place = {file: file.contents.path / file.name for file in found.files if file.contents.in_place}
         extracted = None
         if archived and not found.problems():
-            if not unpack:
-                size = sum(file.size for file in archived)
-                raise ConfigurationError(
-                    f"{where}: kit {found.version}: a compiler cannot read inside an archive; repeat the command with "
-                    f"--extract to unpack {len(archived)} headers and libraries ({size / 1e6:.1f} MB) into "
-                    f"{self.cache / found.version}, or mount the disc image and add the mount"
-                )
             extracted = self.cache / found.version
             place |= extract(archived, extracted)
-        elif archived:
-            place |= {file: file.contents.path / file.name for file in archived}
         kit = as_kit(found, origin, place, extracted)
         write_atomically(self.folder / f"{kit.version}.yaml", overlay_of(kit.include).encode())
         write_atomically(self.folder / f"{kit.version}.json", (json.dumps(kit.to_json(), indent=2) + "\n").encode())

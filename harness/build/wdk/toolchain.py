@@ -46,6 +46,8 @@ _DRIVER_OPTIONS: Final = (
     "-Wno-gnu-folding-constant",
     # The newest kits deprecate functions for which the oldest Windows that drivers are built for has no other.
     "-Wno-deprecated-declarations",
+    # UNREFERENCED_PARAMETER(P) of the kit's ntdef.h is the bare expression (P).
+    "-Wno-unused-value",
     # Pragmas of the kit's own compiler, such as prefast and alloc_text for functions that clang has inlined.
     "-Wno-unknown-pragmas",
     *("-g", "-gcodeview", "-gno-codeview-command-line"),

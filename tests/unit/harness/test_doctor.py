@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.build.wdk import Kit
 from harness.commands import doctor as command
-from harness.doctor import EMULATED, WINDOWS, DoctorError, ThisComputer, examine, usable
+from harness.doctor import EMULATED, WDK, WINDOWS, DoctorError, ThisComputer, examine, usable
 from harness.errors import ConfigurationError
 from harness.exit_codes import ExitCode
 
@@ -35,6 +36,7 @@ class Computer:
     closed_paths: tuple = ()
     free: int = 1 << 40
     result: int = 42
+    windows_kits: tuple = (Kit("10.0.26100.0", (), (Path("/"),), {"x64": (Path("/"),)}, ""),)
 
     def python(self):
         return self.version
@@ -69,6 +71,9 @@ class Computer:
     def driver_sources(self):
         return Path("/somewhere/driver")
 
+    def kits(self):
+        return list(self.windows_kits)
+
 
 def missing(computer):
     return [need for need in examine(computer, [FOLDER]) if not need.met]
@@ -79,6 +84,7 @@ def test_a_complete_computer_needs_nothing():
 
     assert usable(EMULATED, needs)
     assert usable(WINDOWS, needs)
+    assert usable(WDK, needs)
     assert not any(need.remedy for need in needs)
 
 
@@ -177,11 +183,28 @@ def test_an_unusable_emulated_machine_fails_the_command(capsys):
     assert "pip install unicorn" in output
 
 
+@pytest.mark.parametrize(
+    ("kits", "found"),
+    [
+        ((), "none was added"),
+        ((Kit("10.0.26100.0", (), (), {}, "", ("no headers",)),), "10.0.26100.0 cannot be used"),
+        ((Kit("10.0.26100.0", (), (Path("/not/mounted"),), {}, ""),), "kit 10.0.26100.0: /not/mounted is gone"),
+    ],
+)
+def test_a_missing_kit_is_told_and_leaves_the_machines_usable(kits, found):
+    (need,) = missing(Computer(windows_kits=kits))
+
+    assert need.kind == WDK
+    assert need.found.startswith(found)
+    assert "ntproof wdk add" in need.remedy
+    assert command.report(Computer(windows_kits=kits), as_json=True) is ExitCode.PASSED
+
+
 def test_the_json_form_has_every_need(capsys):
     command.report(Computer(missing_modules=("pypsrp",)), as_json=True)
 
     found = json.loads(capsys.readouterr().out)
-    assert found["usable"] == {"emulated": True, "windows": False}
+    assert found["usable"] == {"emulated": True, "windows": False, "wdk": True}
     assert [need["name"] for need in found["needs"] if not need["met"]] == ["package pypsrp"]
 
 

@@ -132,7 +132,8 @@ def load(
     _relocate(image, contents, base)
     for entry in image.imports:
         _U64.pack_into(contents, entry.iat_rva, resolve(entry.dll, entry.name))
-    if image.security_cookie is not None:
+    # A cookie in read-only data is not set: drivers that lld-link made so were seen to stop the system at their entry.
+    if image.security_cookie is not None and _is_writable(image, image.security_cookie):
         _U64.pack_into(contents, image.security_cookie, security_cookie(image.name, base))
     for slot, target in (
         (image.guard_check, guard_check),
@@ -160,6 +161,10 @@ def security_cookie(name: str, base: int) -> int:
     digest = hashlib.blake2b(f"{name}:{base:x}".encode("utf-8", "surrogateescape"), digest_size=6).digest()
     cookie = int.from_bytes(digest, "little")
     return cookie + 1 if cookie in (0, _DEFAULT_COOKIE) else cookie
+
+
+def _is_writable(image: DriverImage, rva: int) -> bool:
+    return any(section.write and section.contains(rva) for section in image.sections)
 
 
 def _relocate(image: DriverImage, contents: bytearray, base: int) -> None:

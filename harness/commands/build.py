@@ -1,0 +1,79 @@
+"""Build and sign a driver, check its image and, when asked to, analyse its sources."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from harness.build.report import BuildReport
+from harness.build.settings import BuildSettings, read_build_settings
+from harness.build.wdk.kit import ARCHITECTURES
+from harness.errors import ConfigurationError
+from harness.exit_codes import ExitCode
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "driver",
+        nargs="?",
+        default="procnotify",
+        help="a bundled driver, or the path of a drivers.toml (PATH:NAME to choose) (default: %(default)s)",
+    )
+    parser.add_argument("--toolchain", metavar="NAME", help="llvm-mingw or wdk (default: the project's)")
+    parser.add_argument(
+        "--architecture", choices=ARCHITECTURES, default="x64", help="what the driver runs on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--control-flow-guard", action="store_true", help="have calls through pointers checked (toolchain wdk)"
+    )
+    parser.add_argument("--analyse", action="store_true", help="analyse the sources as well (toolchain wdk)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="copy the finished files to this folder")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(arguments: argparse.Namespace) -> ExitCode:
+    """Build and report. What is found is the driver's fault."""
+    settings = read_build_settings(Path.cwd())
+    if arguments.control_flow_guard:
+        settings = replace(settings, control_flow_guard=True)
+    report = _build(arguments, settings)
+    if arguments.json:
+        print(json.dumps(report.to_json(), indent=2))
+    else:
+        print("\n".join(report.lines()))
+    return ExitCode.PASSED if report.clean else ExitCode.DRIVER_FAILED
+
+
+def _build(arguments: argparse.Namespace, settings: BuildSettings) -> BuildReport:
+    from harness.build.description import find_driver
+    from harness.build.driver_build import build_driver
+    from harness.build.image_checks import check_image
+    from harness.build.toolchains import toolchain_named
+    from harness.build.wdk import Wdk
+    from harness.build.wdk.analysis import analyse
+
+    toolchain = toolchain_named(arguments.toolchain, settings, architecture=arguments.architecture)
+    if not isinstance(toolchain, Wdk):
+        for option in ("analyse", "control_flow_guard"):
+            if getattr(arguments, option):
+                name = f"--{option.replace('_', '-')}"
+                raise ConfigurationError(f"{name}: the toolchain {toolchain.name} cannot do that; add --toolchain wdk")
+    driver = find_driver(arguments.driver)
+    findings = analyse(driver, toolchain) if arguments.analyse and isinstance(toolchain, Wdk) else []
+    built = build_driver(driver, toolchain=toolchain, out=arguments.out)
+    return BuildReport(
+        driver=built.name,
+        toolchain=toolchain.name,
+        architecture=arguments.architecture,
+        image=built.image,
+        pdb=built.pdb,
+        sha256=built.sha256,
+        signed=True,
+        duration=built.duration,
+        source_findings=tuple(findings),
+        image_findings=tuple(check_image(built.image)),
+        analysed=arguments.analyse,
+    )
