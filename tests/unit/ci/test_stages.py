@@ -83,7 +83,7 @@ def test_an_exit_status_of_five_from_another_program_is_a_failure(ci):
 def test_arguments_reach_every_run_of_pytest(ci):
     runs = [stage for stage in ci.stages(["-k", "denial"]) if stage.report is not None]
 
-    assert len(runs) == 4
+    assert len(runs) == 6
     assert all(stage.command[-2:] == ("-k", "denial") for stage in runs)
 
 
@@ -93,6 +93,12 @@ def test_the_suite_runs_under_both_profiles(ci):
     ]
 
     assert profiles == ["documented", "observed"]
+
+
+def test_suite_and_mutants_run_on_what_a_kit_built_too(ci):
+    through_a_kit = [stage.name for stage in ci.stages([]) if stage.command[-2:] == ("--toolchain", "wdk")]
+
+    assert through_a_kit == ["conformance-wdk", "mutants-wdk"]
 
 
 def test_an_old_report_is_not_taken_for_the_new_run(ci, tmp_path):

@@ -266,7 +266,7 @@ class TestFixtures:
     def test_a_driver_that_does_not_build_is_told_once(self, run, monkeypatch, fixture):
         from harness.errors import BuildError
 
-        def fail(name: str) -> None:
+        def fail(name: str, **_options: object) -> None:
             raise BuildError("procnotify/entry.c:12: error: expected ';'")
 
         monkeypatch.setattr("harness.build.build_driver", fail)
