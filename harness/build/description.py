@@ -9,6 +9,7 @@ A description file holds one table per driver::
     entry = "DriverEntry"                      # the symbol that the system calls
     integrity_check = true                     # /INTEGRITYCHECK, which the Ex notify APIs demand
     extra_exports = ["ExAllocatePool2"]        # ntoskrnl exports that the toolchain's import library lacks
+    resource = "src/mydriver.rc"               # the resource script with the driver's version
 
 Only ``sources`` is required.
 """
@@ -28,7 +29,7 @@ _T = TypeVar("_T")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 _DEFINE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(=.*)?\Z", re.DOTALL)
-_KEYS: Final = ("sources", "include", "defines", "entry", "integrity_check", "extra_exports")
+_KEYS: Final = ("sources", "include", "defines", "entry", "integrity_check", "extra_exports", "resource")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class DriverSources:
         integrity_check: whether the image demands a valid signature (IMAGE_DLLCHARACTERISTICS_FORCE_INTEGRITY).
         extra_exports: exports of ntoskrnl.exe that the toolchain's import library does not know.
         label: what stands for `root` in debug information, ``__FILE__`` and diagnostics, wherever the root is.
+        resource: the resource script with the driver's version, None where it has none.
     """
 
     name: str
@@ -56,6 +58,7 @@ class DriverSources:
     integrity_check: bool = True
     extra_exports: tuple[str, ...] = ()
     label: str = "driver"
+    resource: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built. Raises ConfigurationError naming the field."""
@@ -65,7 +68,7 @@ class DriverSources:
         if not self.sources:
             message = f"driver {self.name}: no sources; name at least one C file"
             raise ConfigurationError(message)
-        for path in (*self.sources, *self.include):
+        for path in (*self.sources, *self.include, *((self.resource,) if self.resource is not None else ())):
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
                 message = f"driver {self.name}: path {path!r} must be relative to {self.root} and stay inside it"
                 raise ConfigurationError(message)
@@ -151,7 +154,11 @@ def _driver(file: Path, name: str, table: object, root: Path, label: str) -> Dri
         raise InputError(message)
     where = f"{file}: [{name}]"
     sources = _strings(where, table, "sources")
+    resource = _typed(where, table, "resource", str, "") or None
     missing = next((s for s in sources if not (root / s).is_file()), None)
+    if resource is not None and not (root / resource).is_file():
+        message = f"{where}: resource: there is no file {resource!r} under {root}"
+        raise InputError(message)
     if missing is not None:
         message = f"{where}: sources: there is no file {missing!r} under {root}"
         raise InputError(message)
@@ -166,6 +173,7 @@ def _driver(file: Path, name: str, table: object, root: Path, label: str) -> Dri
             integrity_check=_typed(where, table, "integrity_check", bool, default=True),
             extra_exports=_strings(where, table, "extra_exports"),
             label=label,
+            resource=resource,
         )
     except InputError:
         raise

@@ -174,7 +174,8 @@ def build_unsigned(sources: DriverSources, toolchain: Toolchain, directory: Path
 
 
 def _require_sources(sources: DriverSources) -> None:
-    missing = next((s for s in sources.sources if not (sources.root / s).is_file()), None)
+    needed = (*sources.sources, *(() if sources.resource is None else (sources.resource,)))
+    missing = next((s for s in needed if not (sources.root / s).is_file()), None)
     if missing is not None:
         message = f"driver {sources.name}: there is no source {missing!r} under {sources.root}"
         raise ConfigurationError(message)
@@ -195,6 +196,7 @@ class _Build:
         self._link_key = digest_of(
             *(_FORMAT, toolchain.identity, sources.name, signer.fingerprint, *toolchain.link_options(sources)),
             *("", *sources.sources, "", *sources.extra_exports),
+            *(() if sources.resource is None else (sources.resource, sha256_file(sources.root / sources.resource))),
         )
         request = digest_of(self._compile_key, self._link_key, sources.label, str(sources.root))
         self._manifest = base / "requests" / f"{sources.name}-{request[:24]}.json"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from harness.build.dwarf import without_dwarf
 from harness.build.invocation import compile_message, link_message, parse_dependencies, run_tool
+from harness.build.resources import compile_resource
 from harness.build.toolchain import LinkOutputs
 from harness.errors import BuildError, ConfigurationError
 
@@ -175,6 +176,7 @@ class LlvmMingw:
             name = f"{index:02}-{Path(driver.sources[index]).stem}.obj"
             shutil.copyfile(path, directory / name)
             names.append(name)
+        names += compile_resource(driver, directory, self._run)
         libraries = [self._import_library(driver, library, directory) for library in IMPORT_LIBRARIES]
         image = directory / f"{driver.name}.sys"
         pdb = directory / f"{driver.name}.pdb"

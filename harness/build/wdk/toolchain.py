@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from harness.build.dwarf import without_dwarf
 from harness.build.invocation import compile_message, link_message, parse_dependencies, run_tool
 from harness.build.llvm_mingw import PLATFORM_DEFINES, ziglang_directory
+from harness.build.resources import compile_resource
 from harness.build.toolchain import LinkOutputs
 from harness.build.wdk.cookie import SOURCE, require_writable_cookie
 from harness.build.wdk.kit import Kit
@@ -219,6 +220,7 @@ class Wdk:
             name = f"{index:02}-{Path(driver.sources[index]).stem}.obj"
             shutil.copyfile(path, directory / name)
             names.append(name)
+        names += compile_resource(driver, directory, self.run)
         names += [self._linked_library(name, path, directory) for name, path in self._libraries()]
         image = directory / f"{driver.name}.sys"
         pdb = directory / f"{driver.name}.pdb"
