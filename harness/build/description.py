@@ -10,6 +10,7 @@ A description file holds one table per driver::
     integrity_check = true                     # /INTEGRITYCHECK, which the Ex notify APIs demand
     extra_exports = ["ExAllocatePool2"]        # ntoskrnl exports that the toolchain's import library lacks
     resource = "src/mydriver.rc"               # the resource script with the driver's version
+    project = "src/mydriver.vcxproj"           # the Visual Studio project that builds the same
 
 Only ``sources`` is required.
 """
@@ -29,7 +30,7 @@ _T = TypeVar("_T")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 _DEFINE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(=.*)?\Z", re.DOTALL)
-_KEYS: Final = ("sources", "include", "defines", "entry", "integrity_check", "extra_exports", "resource")
+_KEYS: Final = ("sources", "include", "defines", "entry", "integrity_check", "extra_exports", "resource", "project")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class DriverSources:
         extra_exports: exports of ntoskrnl.exe that the toolchain's import library does not know.
         label: what stands for `root` in debug information, ``__FILE__`` and diagnostics, wherever the root is.
         resource: the resource script with the driver's version, None where it has none.
+        project: the Visual Studio project that builds the same, None where there is none.
     """
 
     name: str
@@ -59,6 +61,7 @@ class DriverSources:
     extra_exports: tuple[str, ...] = ()
     label: str = "driver"
     resource: str | None = None
+    project: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built. Raises ConfigurationError naming the field."""
@@ -68,7 +71,7 @@ class DriverSources:
         if not self.sources:
             message = f"driver {self.name}: no sources; name at least one C file"
             raise ConfigurationError(message)
-        for path in (*self.sources, *self.include, *((self.resource,) if self.resource is not None else ())):
+        for path in (*self.sources, *self.include, *filter(None, (self.resource, self.project))):
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
                 message = f"driver {self.name}: path {path!r} must be relative to {self.root} and stay inside it"
                 raise ConfigurationError(message)
@@ -155,10 +158,12 @@ def _driver(file: Path, name: str, table: object, root: Path, label: str) -> Dri
     where = f"{file}: [{name}]"
     sources = _strings(where, table, "sources")
     resource = _typed(where, table, "resource", str, "") or None
+    project = _typed(where, table, "project", str, "") or None
     missing = next((s for s in sources if not (root / s).is_file()), None)
-    if resource is not None and not (root / resource).is_file():
-        message = f"{where}: resource: there is no file {resource!r} under {root}"
-        raise InputError(message)
+    for key, path in (("resource", resource), ("project", project)):
+        if path is not None and not (root / path).is_file():
+            message = f"{where}: {key}: there is no file {path!r} under {root}"
+            raise InputError(message)
     if missing is not None:
         message = f"{where}: sources: there is no file {missing!r} under {root}"
         raise InputError(message)
@@ -174,6 +179,7 @@ def _driver(file: Path, name: str, table: object, root: Path, label: str) -> Dri
             extra_exports=_strings(where, table, "extra_exports"),
             label=label,
             resource=resource,
+            project=project,
         )
     except InputError:
         raise

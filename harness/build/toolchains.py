@@ -36,6 +36,11 @@ def toolchain_named(
         kits = registry or KitRegistry.of_user()
         kit = choose_kit(kits, settings.wdk, architecture)
         return Wdk(kit, kits.overlay(kit), architecture, settings.control_flow_guard)
+    if chosen == "msbuild":
+        raise ConfigurationError(
+            "the toolchain msbuild builds on a Windows computer: run `ntproof build --toolchain msbuild --out FOLDER` "
+            "and name what it made with --driver"
+        )
     if chosen != "llvm-mingw":
         origin = "--toolchain" if name else "[tool.ntproof] toolchain ="
         raise ConfigurationError(f"{origin} {chosen}: there is no such toolchain; known: {', '.join(NAMES)}")

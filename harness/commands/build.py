@@ -13,6 +13,8 @@ from harness.build.wdk.kit import ARCHITECTURES
 from harness.errors import ConfigurationError
 from harness.exit_codes import ExitCode
 
+MSBUILD = "msbuild"
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
@@ -22,14 +24,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="procnotify",
         help="a bundled driver, or the path of a drivers.toml (PATH:NAME to choose) (default: %(default)s)",
     )
-    parser.add_argument("--toolchain", metavar="NAME", help="llvm-mingw or wdk (default: the project's)")
+    parser.add_argument("--toolchain", metavar="NAME", help="llvm-mingw, wdk or msbuild (default: the project's)")
     parser.add_argument(
         "--architecture", choices=ARCHITECTURES, default="x64", help="what the driver runs on (default: %(default)s)"
     )
     parser.add_argument(
         "--control-flow-guard", action="store_true", help="have calls through pointers checked (toolchain wdk)"
     )
-    parser.add_argument("--analyse", action="store_true", help="analyse the sources as well (toolchain wdk)")
+    parser.add_argument("--analyse", action="store_true", help="analyse the sources as well (toolchain wdk or msbuild)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="copy the finished files to this folder")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -39,12 +41,31 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     settings = read_build_settings(Path.cwd())
     if arguments.control_flow_guard:
         settings = replace(settings, control_flow_guard=True)
-    report = _build(arguments, settings)
+    chosen = arguments.toolchain or settings.toolchain
+    report = _build_remotely(arguments, settings) if chosen == MSBUILD else _build(arguments, settings)
     if arguments.json:
         print(json.dumps(report.to_json(), indent=2))
     else:
         print("\n".join(report.lines()))
     return ExitCode.PASSED if report.clean else ExitCode.DRIVER_FAILED
+
+
+def _build_remotely(arguments: argparse.Namespace, settings: BuildSettings) -> BuildReport:
+    from harness.build.certificate import ensure_identity
+    from harness.build.description import find_driver
+    from harness.build.layout import build_directory
+    from harness.build.msbuild import build_remotely
+    from harness.build.msbuild.settings import build_machine
+
+    machine = build_machine(settings.build_machine)
+    return build_remotely(
+        find_driver(arguments.driver),
+        machine,
+        ensure_identity(build_directory() / "signing"),
+        architecture=arguments.architecture,
+        analyse=arguments.analyse,
+        out=arguments.out,
+    )
 
 
 def _build(arguments: argparse.Namespace, settings: BuildSettings) -> BuildReport:
