@@ -325,7 +325,7 @@ def _kits(host: Host) -> Need:
     try:
         kits = host.kits()
         for kit in kits:
-            kit.require_present()
+            kit.require_unchanged()
     except ConfigurationError as error:
         return Need(WDK, name, met=False, found=str(error), remedy=remedy)
     usable = [f"{kit.version} for {', '.join(kit.libraries)}" for kit in kits if kit.usable]

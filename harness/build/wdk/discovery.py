@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from harness.build.files import digest_of
 from harness.build.wdk.contents import Contents
-from harness.build.wdk.kit import ARCHITECTURES, HEADER_PARTS, Kit, version_key
+from harness.build.wdk.kit import ARCHITECTURES, HEADER_PARTS, Kit, state_of, version_key
 
 _VERSION: Final = r"(?P<version>10\.0\.\d{4,6}\.\d+)"
 _HEADER: Final = re.compile(rf"(?:.*/)?include/{_VERSION}/(?P<part>km/crt|km|shared)/(?P<file>.+\.h)\Z", re.IGNORECASE)
@@ -155,7 +155,16 @@ def as_kit(found: Found, origin: Sequence[Path], place: Mapping[File, Path], ext
     libraries = {arch: tuple(_folders(found.libraries[arch], place)) for arch in found.architectures}
     groups = (*sorted(found.headers.items()), *sorted(found.libraries.items()))
     parts = (f"{group}/{name} {file.size}" for group, files in groups for name, file in sorted(files.items()))
-    return Kit(found.version, tuple(origin), tuple(include), libraries, digest_of(*parts), found.problems(), extracted)
+    kit = Kit(
+        version=found.version,
+        origin=tuple(origin),
+        include=tuple(include),
+        libraries=libraries,
+        fingerprint=digest_of(*parts),
+        problems=found.problems(),
+        extracted=extracted,
+    )
+    return replace(kit, state=state_of(kit.folders))
 
 
 def _folders(files: Mapping[str, File], place: Mapping[File, Path]) -> list[Path]:

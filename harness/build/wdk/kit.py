@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
+from harness.build.files import digest_of
 from harness.errors import ConfigurationError, InputError
 
 ARCHITECTURES: Final = ("x64", "arm64")
@@ -15,7 +18,7 @@ ARCHITECTURES: Final = ("x64", "arm64")
 HEADER_PARTS: Final = ("km", "km/crt", "shared")
 """The folders below Include/VERSION that a kernel driver's compiler searches, in this order."""
 VERSION: Final = re.compile(r"10\.0\.\d{4,6}(\.\d+)?\Z")
-_KEYS: Final = {"version", "origin", "include", "libraries", "fingerprint", "problems", "extracted"}
+_KEYS: Final = {"version", "origin", "include", "libraries", "fingerprint", "state", "problems", "extracted"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Kit:
         origin: the paths that were added and hold it.
         include: the folders of the headers, in the order in which they are searched.
         libraries: the folders of the kernel-mode import libraries by architecture; the usable ones only.
-        fingerprint: changes with the names and sizes of the files.
+        fingerprint: changes with the names and sizes of the files, and not with where they are.
+        state: of the files when they were indexed, see `state_of`.
         problems: why it cannot be used, a sentence each with its remedy; empty when it can.
         extracted: the folder in the user's cache that archives were unpacked to, None where all is read in place.
     """
@@ -37,8 +41,9 @@ class Kit:
     include: tuple[Path, ...]
     libraries: Mapping[str, tuple[Path, ...]]
     fingerprint: str
+    state: str = ""
     problems: tuple[str, ...] = ()
-    extracted: Path | None = field(default=None)
+    extracted: Path | None = None
 
     @property
     def usable(self) -> bool:
@@ -58,14 +63,27 @@ class Kit:
                 return found
         return None
 
-    def require_present(self) -> None:
-        """Raises ConfigurationError when a folder of the kit is not there any more, as after an unmount."""
-        folders = (*self.include, *(folder for folders in self.libraries.values() for folder in folders))
-        gone = next((folder for folder in folders if not folder.is_dir()), None)
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """All folders that a compiler or linker reads."""
+        return (*self.include, *(folder for folders in self.libraries.values() for folder in folders))
+
+    def require_unchanged(self) -> None:
+        """Hold the kit to be what was indexed.
+
+        Raises:
+            ConfigurationError: a folder is not there any more, as after an unmount, or a file is another.
+        """
+        gone = next((folder for folder in self.folders if not folder.is_dir()), None)
         if gone is not None:
             raise ConfigurationError(
                 f"kit {self.version}: {gone} is gone; bring it back (mount the image again), or run "
                 f"`ntproof wdk remove {self.version}` and add the kit where it is now"
+            )
+        if state_of(self.folders) != self.state:
+            raise ConfigurationError(
+                f"kit {self.version}: its files changed since it was added; run `ntproof wdk add` again with "
+                f"{', '.join(str(path) for path in self.origin)}"
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -76,6 +94,7 @@ class Kit:
             "include": [str(path) for path in self.include],
             "libraries": {name: [str(path) for path in folders] for name, folders in self.libraries.items()},
             "fingerprint": self.fingerprint,
+            "state": self.state,
             "problems": list(self.problems),
             "extracted": None if self.extracted is None else str(self.extracted),
         }
@@ -93,11 +112,25 @@ class Kit:
                 include=_paths(document["include"]),
                 libraries={str(name): _paths(folders) for name, folders in document["libraries"].items()},
                 fingerprint=str(document["fingerprint"]),
+                state=str(document["state"]),
                 problems=tuple(str(problem) for problem in document["problems"]),
                 extracted=None if document["extracted"] is None else Path(document["extracted"]),
             )
         except (TypeError, ValueError, AttributeError):
             raise InputError(message) from None
+
+
+def state_of(folders: Iterable[Path]) -> str:
+    """A digest of names, sizes and times of all files in and below some folders."""
+    found = set()
+    for folder in folders:
+        for directory, _, names in os.walk(folder):
+            for name in names:
+                path = Path(directory, name)
+                with contextlib.suppress(OSError):
+                    status = path.stat()
+                    found.add(f"{path} {status.st_size} {status.st_mtime_ns}")
+    return digest_of(*sorted(found))
 
 
 def version_key(version: str) -> tuple[int, ...]:

@@ -43,5 +43,5 @@ def choose_kit(registry: KitRegistry, wanted: str | None, architecture: str) -> 
             f"kit {newest.version} has libraries for {', '.join(newest.libraries)} and not for {architecture}: add the "
             f"package Microsoft.Windows.WDK.{architecture} together with the others"
         )
-    linking[-1].require_present()
+    linking[-1].require_unchanged()
     return linking[-1]

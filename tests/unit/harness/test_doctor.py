@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from harness.build.wdk import Kit
+from harness.build.wdk.kit import state_of
 from harness.commands import doctor as command
 from harness.doctor import EMULATED, WDK, WINDOWS, DoctorError, ThisComputer, examine, usable
 from harness.errors import ConfigurationError
 from harness.exit_codes import ExitCode
 
 FOLDER = Path("/somewhere/build")
+FOLDER_OF_KIT = Path(__file__).parents[2] / "fixtures" / "kit"
 
 
 def failing(error):
@@ -36,7 +38,9 @@ class Computer:
     closed_paths: tuple = ()
     free: int = 1 << 40
     result: int = 42
-    windows_kits: tuple = (Kit("10.0.26100.0", (), (Path("/"),), {"x64": (Path("/"),)}, ""),)
+    windows_kits: tuple = (
+        Kit("10.0.26100.0", (), (FOLDER_OF_KIT,), {"x64": (FOLDER_OF_KIT,)}, "", state_of([FOLDER_OF_KIT])),
+    )
 
     def python(self):
         return self.version
@@ -187,7 +191,7 @@ def test_an_unusable_emulated_machine_fails_the_command(capsys):
     ("kits", "found"),
     [
         ((), "none was added"),
-        ((Kit("10.0.26100.0", (), (), {}, "", ("no headers",)),), "10.0.26100.0 cannot be used"),
+        ((Kit("10.0.26100.0", (), (), {}, "", state_of([]), ("no headers",)),), "10.0.26100.0 cannot be used"),
         ((Kit("10.0.26100.0", (), (Path("/not/mounted"),), {}, ""),), "kit 10.0.26100.0: /not/mounted is gone"),
     ],
 )

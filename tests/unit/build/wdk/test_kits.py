@@ -149,6 +149,18 @@ def test_a_kit_that_is_gone_is_named(registry, installed, tmp_path):
         choose_kit(registry, None, "x64")
 
 
+def test_a_kit_that_changed_since_it_was_added_is_not_used(registry, installed, tmp_path):
+    copy = tmp_path / "kit"
+    shutil.copytree(installed, copy)
+    registry.add([copy])
+    choose_kit(registry, None, "x64")
+    header = copy / "Include" / NEWER / "shared" / "sal.h"
+    header.write_text(header.read_text() + "\n")
+
+    with pytest.raises(ConfigurationError, match=rf"kit {NEWER}: its files changed since it was added; .*{copy}"):
+        choose_kit(registry, None, "x64")
+
+
 def test_a_folder_without_a_kit_says_what_one_looks_like(registry, tmp_path):
     (tmp_path / "empty").mkdir()
 
