@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NOT_PYTHON = (".c", ".h", ".toml", ".inf", ".txt", ".typed", ".json")
+NOT_PYTHON = (".c", ".h", ".toml", ".inf", ".rc", ".vcxproj", ".txt", ".typed", ".json")
 
 pytestmark = pytest.mark.slow
 

@@ -31,7 +31,7 @@ def build_mutant(mutant: Mutant, toolchain: str | None = None) -> BuiltDriver:
         # The patches name files as seen from the root of the checkout.
         PurePosixPath("driver", path.relative_to(driver_source_root()).as_posix()): path.read_text(encoding="utf-8")
         for path in driver_source_root().rglob("*")
-        if path.suffix in {".c", ".h", ".rc", ".toml"}
+        if path.suffix in {".c", ".h", ".rc", ".toml", ".vcxproj"}
     }
     if mutant.patch is not None:
         sources |= apply_patch(mutant.patch.read_text(encoding="utf-8"), sources)
