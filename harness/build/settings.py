@@ -6,6 +6,7 @@ For example::
     toolchain = "wdk"               # llvm-mingw by default
     wdk = "10.0.26100"              # the newest kit by default
     control-flow-guard = true       # /guard:cf, for the wdk toolchain
+    clang = "clang-19"              # a clang on PATH with its lld-link; the ziglang package's by default
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, Final, TypeVar
 from harness.errors import InputError
 
 PYPROJECT: Final = "pyproject.toml"
-KEYS: Final = ("toolchain", "wdk", "control-flow-guard", "build-machine")
+KEYS: Final = ("toolchain", "wdk", "control-flow-guard", "clang", "build-machine")
 """The keys of ``[tool.ntproof]`` that are read here."""
 _T = TypeVar("_T")
 
@@ -32,12 +33,14 @@ class BuildSettings:
         toolchain: its name.
         wdk: the version of the kit, None for the newest.
         control_flow_guard: whether the `wdk` toolchain has calls through pointers checked.
+        clang: the name of a clang on PATH for it; None for that of the ziglang package.
         build_machine: the table ``[tool.ntproof.build-machine]``, unread; None where there is none.
     """
 
     toolchain: str = "llvm-mingw"
     wdk: str | None = None
     control_flow_guard: bool = False
+    clang: str | None = None
     build_machine: Mapping[str, Any] | None = None
 
 
@@ -61,6 +64,7 @@ def read_build_settings(folder: Path) -> BuildSettings:
         toolchain=_typed(path, table, "toolchain", str, BuildSettings.toolchain),
         wdk=_typed(path, table, "wdk", str, None),
         control_flow_guard=_typed(path, table, "control-flow-guard", bool, default=False),
+        clang=_typed(path, table, "clang", str, None),
         build_machine=_typed(path, table, "build-machine", dict, None),
     )
 

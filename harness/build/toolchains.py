@@ -35,7 +35,7 @@ def toolchain_named(
     if chosen == "wdk":
         kits = registry or KitRegistry.of_user()
         kit = choose_kit(kits, settings.wdk, architecture)
-        return Wdk(kit, kits.overlay(kit), architecture, settings.control_flow_guard)
+        return Wdk(kit, kits.overlay(kit), architecture, settings.control_flow_guard, settings.clang)
     if chosen == "msbuild":
         raise ConfigurationError(
             "the toolchain msbuild builds on a Windows computer: run `ntproof build --toolchain msbuild --out FOLDER` "

@@ -11,6 +11,7 @@ headers name each other without regard to case.
     registry    the kits of this user
     selection   the kit that a build takes
     cookie      where the /GS cookie lies
+    programs    compiler and linker
     toolchain   compiling and linking
 """
 

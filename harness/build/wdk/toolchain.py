@@ -6,7 +6,6 @@ information are mapped to the driver's label, ``wdk`` or ``toolchain``, and the 
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,13 @@ from typing import TYPE_CHECKING, Final
 
 from harness.build.dwarf import without_dwarf
 from harness.build.invocation import compile_message, link_message, parse_dependencies, run_tool
-from harness.build.llvm_mingw import PLATFORM_DEFINES, ziglang_directory
+from harness.build.llvm_mingw import PLATFORM_DEFINES
 from harness.build.resources import compile_resource
 from harness.build.toolchain import LinkOutputs
 from harness.build.wdk.cookie import SOURCE, require_writable_cookie
 from harness.build.wdk.kit import Kit
-from harness.errors import BuildError, ConfigurationError
+from harness.build.wdk.programs import Programs, path_programs, wheel_programs
+from harness.errors import BuildError
 
 if TYPE_CHECKING:
     from harness.build.description import DriverSources
@@ -109,6 +109,7 @@ class Wdk:
         overlay: the kit's VFS overlay.
         architecture: ``x64`` or ``arm64``.
         control_flow_guard: whether calls through pointers are checked (/guard:cf).
+        clang: name of a clang on PATH; None for that of the ziglang wheel.
         extra_compile_options: further options of clang-cl.
         extra_link_options: further options of lld-link.
     """
@@ -117,6 +118,7 @@ class Wdk:
     overlay: Path
     architecture: str = "x64"
     control_flow_guard: bool = False
+    clang: str | None = None
     extra_compile_options: tuple[str, ...] = ()
     extra_link_options: tuple[str, ...] = ()
 
@@ -126,24 +128,14 @@ class Wdk:
         return f"wdk {self.kit.version}" + ("" if self.architecture == "x64" else f" {self.architecture}")
 
     @cached_property
-    def directory(self) -> Path:
-        """The installed ziglang wheel. Raises ConfigurationError when there is none."""
-        return ziglang_directory()
-
-    @cached_property
-    def program(self) -> Path:
-        """The one executable that holds compiler and linker."""
-        return self.directory / ("zig.exe" if os.name == "nt" else "zig")
+    def programs(self) -> Programs:
+        """Compiler, linker and resource compiler. Raises ConfigurationError when one is not installed."""
+        return wheel_programs() if self.clang is None else path_programs(self.clang)
 
     @cached_property
     def identity(self) -> str:
-        """The compiler's size and time stamp, and the kit's version and fingerprint."""
-        try:
-            status = self.program.stat()
-        except OSError as error:
-            message = f"{self.program}: {error.strerror}; reinstall the ziglang package"
-            raise ConfigurationError(message) from error
-        return f"{self.name} {status.st_size} {status.st_mtime_ns} {self.kit.fingerprint}"
+        """The programs' sizes and time stamps, and the kit's version and fingerprint."""
+        return f"{self.name} {self.programs.identity} {self.kit.fingerprint}"
 
     def compile_options(self, driver: DriverSources) -> tuple[str, ...]:
         """See `Toolchain.compile_options`."""
@@ -207,7 +199,7 @@ class Wdk:
             *(f"/clang:-ffile-prefix-map={folder}={name}" for folder, name in self.folders.items()),
             f"/clang:-ffile-prefix-map={driver.root}={driver.label}",
             "/clang:-ffile-compilation-dir=.",
-            *("-nobuiltininc", "-imsvc", str(self.directory / "lib" / "include")),
+            *("-nobuiltininc", "-imsvc", str(self.programs.headers)),
             *("-Xclang", "-ivfsoverlay", "-Xclang", str(self.overlay)),
             *(argument for folder in self.kit.include for argument in ("-imsvc", str(folder))),
         ]
@@ -243,15 +235,19 @@ class Wdk:
         """What stands for the folders of the kit and of the compiler, in debug information and in messages."""
         headers = {folder: f"wdk/{folder.name}" for folder in self.kit.include}
         # The longest first: km/crt lies in km.
-        return {**dict(sorted(headers.items(), key=lambda item: -len(str(item[0])))), self.directory: "toolchain"}
+        return {
+            **dict(sorted(headers.items(), key=lambda item: -len(str(item[0])))),
+            self.programs.headers: "toolchain",
+        }
 
     def is_system_header(self, path: Path) -> bool:
         """Whether a header is the kit's or the compiler's."""
-        return any(path.is_relative_to(folder.resolve()) for folder in (*self.kit.include, self.directory))
+        return any(path.is_relative_to(folder.resolve()) for folder in (*self.kit.include, self.programs.headers))
 
     def run(self, arguments: Sequence[str], directory: Path) -> tuple[int, str]:
-        """Run the compiler or the linker; its exit status and what it printed."""
-        return run_tool([str(self.program), *arguments], directory, "reinstall the ziglang package")
+        """Run ``clang``, ``lld-link`` or ``rc``, whichever comes first; its exit status and what it printed."""
+        program, *rest = arguments
+        return run_tool([*self.programs.commands[program], *rest], directory, "reinstall the package that has it")
 
     @property
     def _target(self) -> _Target:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from dataclasses import replace
@@ -19,7 +20,7 @@ from harness.build.llvm_mingw import LlvmMingw
 from harness.build.wdk import Wdk
 from harness.build.wdk.cookie import require_writable_cookie
 from harness.build.wdk.registry import KitRegistry
-from harness.errors import BuildError
+from harness.errors import BuildError, ConfigurationError
 from tests.fixtures.built_drivers import DESCRIPTION
 from tests.fixtures.kits import NEWER, OLDER, make_installed_kit, make_libraries
 from vm.emulated.machine import EmulatedMachine
@@ -148,7 +149,7 @@ def test_every_form_of_the_kit_gives_the_same_bytes(wdk, registry, source, reque
 def test_no_output_holds_a_path_of_this_machine(procnotify, build_root, wdk):
     for path in (procnotify.image, procnotify.debug_image, procnotify.pdb):
         content = path.read_bytes()
-        for secret in (str(driver_source_root()), str(build_root), str(wdk.kit.include[0]), str(wdk.directory)):
+        for secret in (str(driver_source_root()), str(build_root), str(wdk.kit.include[0]), str(wdk.programs.headers)):
             assert secret.encode() not in content, (path.name, secret)
 
 
@@ -251,6 +252,38 @@ def test_arm64_is_a_build_target(libraries, tmp_path):
     assert int.from_bytes(content[header + 4 : header + 6], "little") == 0xAA64  # IMAGE_FILE_MACHINE_ARM64
     assert linked.twin is None
     assert linked.pdb.stat().st_size > 0
+
+
+def test_a_clang_on_the_path_builds_the_same_driver(wdk, tmp_path, monkeypatch):
+    # The wheel's own compiler under the names that Debian's packages use.
+    zig = wdk.programs.commands["clang"][0]
+    for name, program in (("clang-99", "clang"), ("lld-link-99", "lld-link")):
+        script = tmp_path / name
+        script.write_text(
+            f'#!/bin/sh\nif [ "$1" = -print-resource-dir ]; then echo {wdk.programs.headers.parent}; exit; fi\n'
+            f'exec {zig} {program} "$@"\n'
+        )
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    driver = find_driver("procnotify")
+
+    with_wheel = build_unsigned(driver, wdk, tmp_path / "wheel")
+    with_path = build_unsigned(driver, replace(wdk, clang="clang-99"), tmp_path / "path")
+
+    assert with_path.image.read_bytes() == with_wheel.image.read_bytes()
+    assert replace(wdk, clang="clang-99").identity != wdk.identity
+
+
+@pytest.mark.parametrize(
+    ("clang", "said"),
+    [
+        ("clang-98", r"clang = 'clang-98': clang-98 is not on PATH; apt-get install clang-98"),
+        ("sh", r"clang = 'sh': not the name of a clang; write it as clang-19"),
+    ],
+)
+def test_a_clang_that_is_not_there_is_named_with_its_package(wdk, clang, said):
+    with pytest.raises(ConfigurationError, match=said):
+        _ = replace(wdk, clang=clang).identity
 
 
 def test_a_source_that_does_not_compile_is_told_with_its_place(wdk, tmp_path, build_root):
