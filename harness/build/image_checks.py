@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from harness.build import pe
-from harness.build.authenticode import verify_image
 from harness.build.driver_build import build_unsigned
 from harness.build.exports import JUDGED_MODULES, first_build
 from harness.build.llvm_mingw import LlvmMingw
+from harness.build.signing.signature import verify_image
 from harness.errors import ImageError, SignatureError
 
 if TYPE_CHECKING:

@@ -155,6 +155,20 @@ class TextsRule:
 
 
 @dataclass(frozen=True)
+class ArgumentsRule:
+    """A list of texts of any kind and order: the arguments of a command."""
+
+    def read(self, value: object, place: Place) -> tuple[str, ...]:
+        """The texts."""
+        listed = _expect(value, list, place, "a list of texts")
+        return tuple(_expect(item, str, place.at(str(index)), "a text") for index, item in enumerate(listed))
+
+    def write(self, value: tuple[str, ...]) -> object:
+        """A list."""
+        return list(value)
+
+
+@dataclass(frozen=True)
 class TableRule:
     """A table of texts by free keys."""
 
@@ -229,6 +243,11 @@ def choice(kind: type[Enum], *, default: Any = MISSING) -> Any:
 def texts(pattern: str, hint: str, *, default: Any = MISSING) -> Any:
     """A field for a list of texts."""
     return _declared(TextsRule(TextRule(pattern, hint)), default)
+
+
+def arguments() -> Any:
+    """A field for the arguments of a command."""
+    return _declared(ArgumentsRule(), MISSING)
 
 
 def table() -> Any:

@@ -14,8 +14,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from harness.build import build_driver, find_driver, pe
-from harness.build.authenticode import page_hashes, sign, verify
 from harness.build.image_checks import check_image, check_reproducible
+from harness.build.signing.digests import page_hashes
+from harness.build.signing.generated import ensure_identity
+from harness.build.signing.signature import verify
+from tests.fixtures.built_drivers import signed as sign
 
 
 def require(found: object, what: str, remedy: str) -> None:
@@ -98,8 +101,6 @@ def test_osslsigncode_refuses_a_changed_byte_in_each_page(osslsigncode, authorit
 
 
 def test_osslsigncode_refuses_a_certificate_that_is_not_trusted(osslsigncode, procnotify, build_root, tmp_path):
-    from harness.build.certificate import ensure_identity
-
     stranger = ensure_identity(tmp_path / "signing")
     path = tmp_path / "stranger.sys"
     path.write_bytes(sign(procnotify.image.read_bytes(), stranger))

@@ -10,9 +10,11 @@ import pytest
 from cryptography import x509
 
 from harness.build import pe
-from harness.build.authenticode import image_digest, page_hashes, sign, verify, verify_image
-from harness.build.certificate import SigningIdentity, ensure_identity
+from harness.build.signing.digests import image_digest, page_hashes
+from harness.build.signing.generated import GeneratedIdentity, ensure_identity
+from harness.build.signing.signature import verify, verify_image
 from harness.errors import ConfigurationError, SignatureError
+from tests.fixtures.built_drivers import signed as sign
 
 
 def test_a_signature_verifies_and_names_its_signer(minimal, identity):
@@ -93,9 +95,9 @@ def test_data_hidden_behind_the_signature_is_refused(minimal):
 def test_a_signature_made_with_another_key_is_refused(minimal, identity, tmp_path):
     """The certificate of one identity with the key of another never makes it into an image."""
     other = ensure_identity(tmp_path / "signing")
-    mixed = SigningIdentity(identity.certificate_path, other.key_path, identity.certificate)
+    mixed = GeneratedIdentity(identity.certificate_path, other.key_path, identity.certificate)
 
-    with pytest.raises(ConfigurationError, match="not the RSA key"):
+    with pytest.raises(ConfigurationError, match="not the private key"):
         sign(minimal.image.read_bytes(), mixed)
 
 
