@@ -269,7 +269,7 @@ def _check_executable_pool(image: pe.Image) -> Iterable[Finding]:
             yield Finding(
                 "executable-pool",
                 Severity.NOTE,
-                f"{imported.name} gives executable memory for NonPagedPool; whether it is asked for that is not seen here",
+                f"{imported.name} gives executable memory for NonPagedPool; what it is asked for is not seen here",
                 "use ExAllocatePool2, or NonPagedPoolNx, or build with POOL_NX_OPTIN",
             )
 

@@ -118,7 +118,7 @@ def _signature(evidence: Evidence) -> Iterator[Prediction]:
             answers.INVALID_IMAGE_HASH,
             "test signing off, Secure Boot on, Windows 10 1607 or later",
             Certainty.MAY,
-            f"{name} is cross-signed, which suffices for certificates from before 29 July 2015 and on older systems only",
+            f"{name} is cross-signed, which suffices for certificates of before 29 July 2015, and on older systems",
             "have the driver signed through the Hardware Dev Center",
         )
         return

@@ -1,4 +1,4 @@
-"""Tells an inspection: as JSON for scripts, as lines for logs. What a hostile file says reaches no terminal unescaped."""
+"""Tells an inspection: as JSON for scripts, as lines for logs. What a hostile file says reaches a terminal escaped."""
 
 from __future__ import annotations
 

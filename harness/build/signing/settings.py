@@ -48,7 +48,7 @@ class Common:
     """
 
     source: Source = strict.choice(Source, default=Source.GENERATED)
-    timestamp: str | None = strict.text(URL_PATTERN, URL_HINT, default=None)
+    timestamp: str | None = strict.text(URL_PATTERN, URL_HINT, default=None, quoted=False)
     timestamp_roots: str | None = strict.text(_NOT_EMPTY, _PATH_HINT, default=None)
     timestamp_deadline: int = strict.whole(1, 600, "seconds", default=30)
 
@@ -70,7 +70,7 @@ class PemSettings(Common):
 
     certificate: str = strict.text(_NOT_EMPTY, _PATH_HINT)
     key: str = strict.text(_NOT_EMPTY, _PATH_HINT)
-    passphrase: str | None = strict.text(passphrase.PATTERN, passphrase.HINT, default=None)
+    passphrase: str | None = strict.text(passphrase.PATTERN, passphrase.HINT, default=None, quoted=False)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Pkcs12Settings(Common):
     """
 
     file: str = strict.text(_NOT_EMPTY, _PATH_HINT)
-    passphrase: str | None = strict.text(passphrase.PATTERN, passphrase.HINT, default=None)
+    passphrase: str | None = strict.text(passphrase.PATTERN, passphrase.HINT, default=None, quoted=False)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Pkcs11Settings(Common):
     token: str = strict.text(r"[^\0]{1,32}", "a label of at most 32 characters")
     key: str = strict.text(_NOT_EMPTY, "the label of a private key")
     certificate: str = strict.text(_NOT_EMPTY, _PATH_HINT)
-    pin: str = strict.text(passphrase.PATTERN, passphrase.HINT)
+    pin: str = strict.text(passphrase.PATTERN, passphrase.HINT, quoted=False)
 
 
 @dataclass(frozen=True)
