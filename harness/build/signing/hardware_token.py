@@ -81,7 +81,7 @@ class HardwareToken:
         try:
             token = library.get_token(token_label=self.token)
         except exceptions.NoSuchToken:
-            found = ", ".join(repr(str(t.label)) for t in self._tokens(library)) or "none"
+            found = ", ".join(repr(label) for label in self._labels(library)) or "none"
             raise SigningFailed(
                 f"{self.module.place}: there is no token {self.token!r}; plug it in, or correct the option token "
                 f"(tokens there: {found})"
@@ -104,29 +104,32 @@ class HardwareToken:
             yield session
 
     @staticmethod
-    def _tokens(library: Any) -> list[Any]:
+    def _labels(library: Any) -> list[str]:
         from pkcs11 import exceptions
 
         try:
-            return list(library.get_tokens())
+            return [str(token.label) for token in library.get_tokens() if token.label]
         except exceptions.PKCS11Error:
             return []
 
     def _private_key(self, session: Any) -> Any:
-        from pkcs11 import KeyType, ObjectClass, exceptions
+        from pkcs11 import Attribute, KeyType, ObjectClass, exceptions
 
+        wanted = {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.KEY_TYPE: KeyType.RSA, Attribute.LABEL: self.key}
         try:
-            return session.get_key(object_class=ObjectClass.PRIVATE_KEY, key_type=KeyType.RSA, label=self.key)
-        except exceptions.NoSuchKey:
-            raise ConfigurationError(
-                f"the token {self.token!r} has no private RSA key {self.key!r}; correct the option key"
-            ) from None
-        except exceptions.MultipleObjectsReturned:
-            raise ConfigurationError(
-                f"the token {self.token!r} has several private keys {self.key!r}; give them labels of their own"
-            ) from None
+            # All of them: a search that is left in the middle stays open in the token.
+            found = list(session.get_objects(wanted))
         except exceptions.PKCS11Error as error:
             raise SigningFailed(f"the token {self.token!r} cannot be searched ({_told(error)})") from error
+        if not found:
+            raise ConfigurationError(
+                f"the token {self.token!r} has no private RSA key {self.key!r}; correct the option key"
+            )
+        if len(found) > 1:
+            raise ConfigurationError(
+                f"the token {self.token!r} has several private keys {self.key!r}; give them labels of their own"
+            )
+        return found[0]
 
     def _sign(self, key: Any, data: bytes, certificate: Certificate) -> bytes:
         from cryptography.exceptions import InvalidSignature

@@ -115,10 +115,12 @@ class TimestampAuthority:
         path = (address.path or "/") + (f"?{address.query}" if address.query else "")
         try:
             connection.request("POST", path, body, {"Content-Type": "application/timestamp-query"})
-            response = connection.getresponse()
-            if response.status != http.client.OK:
-                raise SigningFailed(f"{self._place}: answered {response.status} {response.reason}; correct the address")
-            return self._read(connection, response, deadline)
+            # Closing the connection alone leaves the socket to a response that was not read to its end.
+            with connection.getresponse() as response:
+                if response.status != http.client.OK:
+                    told = f"answered {response.status} {response.reason}"
+                    raise SigningFailed(f"{self._place}: {told}; correct the address")
+                return self._read(connection, response, deadline)
         except (OSError, http.client.HTTPException) as error:
             told = "did not answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
             raise SigningFailed(
