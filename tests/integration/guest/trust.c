@@ -1,6 +1,6 @@
-/* Trusts the certificate in one file, then writes what WinVerifyTrust answers for each further file, a line each:
+/* Writes what WinVerifyTrust answers for each file, a line each:
  *
- *     trust.exe CERTIFICATE IMAGE...
+ *     trust.exe IMAGE...
  *
  * Windows' own policy for drivers is not asked; WINTRUST_ACTION_GENERIC_VERIFY_V2 is Authenticode for any file. */
 
@@ -8,40 +8,9 @@
 
 #include <shellapi.h>
 #include <softpub.h>
-#include <wincrypt.h>
 #include <wintrust.h>
 
 void start(void);
-
-static DWORD ReadWhole(const WCHAR *Path, BYTE *Buffer, DWORD Size)
-{
-    HANDLE File = CreateFileW(Path, GENERIC_READ, FILE_SHARE_READ, NULL, OPEN_EXISTING, 0, NULL);
-    DWORD Read = 0;
-
-    if (File == INVALID_HANDLE_VALUE) {
-        return 0;
-    }
-    if (!ReadFile(File, Buffer, Size, &Read, NULL)) {
-        Read = 0;
-    }
-    CloseHandle(File);
-    return Read;
-}
-
-static BOOL Trust(const WCHAR *Path)
-{
-    static BYTE Buffer[0x10000];
-    DWORD Size = ReadWhole(Path, Buffer, sizeof(Buffer));
-    HCERTSTORE Store = CertOpenSystemStoreW(0, L"ROOT");
-    BOOL Added;
-
-    if (Store == NULL || Size == 0) {
-        return FALSE;
-    }
-    Added = CertAddEncodedCertificateToStore(
-        Store, X509_ASN_ENCODING, Buffer, Size, CERT_STORE_ADD_REPLACE_EXISTING, NULL);
-    return CertCloseStore(Store, 0) && Added;
-}
 
 static LONG Verify(const WCHAR *Path)
 {
@@ -83,10 +52,10 @@ void start(void)
     WCHAR **Arguments = CommandLineToArgvW(GetCommandLineW(), &Count);
     int Index;
 
-    if (Arguments == NULL || Count < 3 || !Trust(Arguments[1])) {
+    if (Arguments == NULL || Count < 2) {
         ExitProcess(2);
     }
-    for (Index = 2; Index < Count; Index++) {
+    for (Index = 1; Index < Count; Index++) {
         WriteAnswer(Verify(Arguments[Index]));
     }
     ExitProcess(0);
