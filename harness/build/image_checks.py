@@ -58,7 +58,7 @@ def examine(
 ) -> list[Finding]:
     """As `check_image` for an image in memory, with notes."""
     findings: list[Finding] = []
-    for name, check in _CHECKS.items():
+    for name, check in CHECKS.items():
         try:
             findings.extend(check(image))
         except ImageError as problem:
@@ -309,7 +309,7 @@ def _check_version(image: pe.Image) -> Iterable[Finding]:
         )
 
 
-_CHECKS: Final[Mapping[str, Callable[[pe.Image], Iterable[Finding]]]] = {
+CHECKS: Final[Mapping[str, Callable[[pe.Image], Iterable[Finding]]]] = {
     "subsystem": _check_subsystem,
     "force-integrity": _check_force_integrity,
     "nx": _check_nx,
