@@ -217,7 +217,7 @@ def _profile_format() -> Iterator[str]:
 
 def _signing_settings() -> Iterator[str]:
     yield from ("# Signing settings", "")
-    yield "What the table `[tool.ntproof.signing]` of a pyproject.toml may hold; see [how to sign](../how-to/signing.md)."
+    yield "What `[tool.ntproof.signing]` of a pyproject.toml may hold; see [how to sign](../how-to/signing.md)."
     yield "Defaults are for keys that are left out; a key without one must be there. Paths are relative to the file."
     yield from _keys("", settings.Common, leave_out=("source",))
     yield from _choices(settings.Source, "## source", [source.value for source in settings.Source])
