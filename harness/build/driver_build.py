@@ -300,7 +300,7 @@ class _Build:
         return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
     def _link(self, objects: list[_Object], directory: Path) -> None:
-        from harness.build.pe import parse
+        from harness.build.pe import ALL_64_BIT, parse
         from harness.build.signing.digests import image_digest
 
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -317,7 +317,7 @@ class _Build:
                 "debug_image": made.twin.name if made.twin else None,
                 "pdb": made.pdb.name if made.pdb else None,
                 "sha256": sha256_file(made.image),
-                "authenticode_sha256": image_digest(parse(signed.data)).hex(),
+                "authenticode_sha256": image_digest(parse(signed.data, ALL_64_BIT)).hex(),
                 "certificate": certificate.name,
                 "certificate_sha256": hashlib.sha256(signed.certificate).hexdigest(),
                 "toolchain": self._toolchain.name,

@@ -312,7 +312,7 @@ def compute_checksum(data: bytes, checksum_offset: int) -> int:
 
 def with_checksum(data: bytes) -> bytes:
     """The same image with its CheckSum field corrected. Raises ImageError for what is not an image."""
-    image = parse(data)
+    image = parse(data, ALL_64_BIT)
     edited = bytearray(data)
     struct.pack_into("<I", edited, image.checksum_offset, image.computed_checksum())
     return bytes(edited)

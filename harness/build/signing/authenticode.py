@@ -12,7 +12,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from harness.build import der
-from harness.build.pe import DIRECTORY_SECURITY, Image, parse, with_checksum
+from harness.build.pe import ALL_64_BIT, DIRECTORY_SECURITY, Image, parse, with_checksum
 from harness.build.signing import identifiers
 from harness.build.signing.cms import issuer_and_serial
 from harness.build.signing.digests import image_digest, page_hashes
@@ -40,11 +40,11 @@ def sign(data: bytes, key: SigningKey, stamp: Stamp | None = None) -> bytes:
         stamp: asks a time stamp authority; None records no time.
 
     Raises:
-        ImageError: not an x64 image.
+        ImageError: not a 64-bit image.
         SignatureError: the image has no room for a signature, or data behind the one that it has.
     """
     unsigned = without_signature(data)
-    image = parse(unsigned)
+    image = parse(unsigned, ALL_64_BIT)
     signed_data = _signed_data(_indirect_data(image), key, stamp)
     length = WIN_CERTIFICATE_HEADER.size + len(signed_data)
     padding = bytes(-length % 8)
@@ -59,10 +59,10 @@ def without_signature(data: bytes) -> bytes:
     """The image before it was signed, its checksum left as it is.
 
     Raises:
-        ImageError: not an x64 image.
+        ImageError: not a 64-bit image.
         SignatureError: the image has no room for a signature, or data behind the one that it has.
     """
-    image = parse(data)
+    image = parse(data, ALL_64_BIT)
     if len(image.directories) <= DIRECTORY_SECURITY:
         raise SignatureError(
             "the image has no room for a signature: its data directories end before the security directory"

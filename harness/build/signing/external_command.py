@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from harness.build.files import digest_of
-from harness.build.pe import parse
+from harness.build.pe import ALL_64_BIT, parse
 from harness.build.signing.authenticode import same_but_for_signature
 from harness.build.signing.files import NamedFile
 from harness.build.signing.signature import SignatureInfo, verify_image
@@ -144,7 +144,7 @@ class ExternalCommand:
                 f"{self._place}: left another image than the one that it was to sign; see what it signs"
             )
         try:
-            info = verify_image(parse(signed))
+            info = verify_image(parse(signed, ALL_64_BIT))
         except (ImageError, SignatureError) as error:
             raise SigningFailed(f"{self._place}: ended well but {error}; see what it does") from error
         expected = certificate.fingerprint(hashes.SHA256()).hex()

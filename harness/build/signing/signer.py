@@ -40,7 +40,7 @@ class Signer(Protocol):
         Raises:
             ConfigurationError: key, certificate or passphrase are not what they must be; names file or option.
             SigningFailed: a token, a signing command or a time stamp authority did not do its work.
-            ImageError: not an x64 image.
+            ImageError: not a 64-bit image.
             SignatureError: the image cannot hold a signature.
         """
 

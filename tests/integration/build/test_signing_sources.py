@@ -315,3 +315,10 @@ def test_a_passphrase_comes_through_a_descriptor_of_the_shell(project, tmp_path)
 
     assert done.returncode == 0, done.stderr
     assert verify(tmp_path / "build" / done.stdout.strip()).subject == "CN=Team"
+
+
+def test_a_token_library_that_is_absent_is_told_with_the_remedy(token, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pkcs11", None)
+
+    with pytest.raises(ConfigurationError, match=r"needs the python-pkcs11 package; pip install 'ntproof\[pkcs11\]'"):
+        token().build()

@@ -163,3 +163,12 @@ def test_a_place_where_no_identity_can_be_kept_is_the_users_error(tmp_path, fold
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=r"cannot be kept there: .*NTPROOF_BUILD_DIR"):
         ensure_identity(tmp_path / folder)
+
+
+def test_an_image_for_arm64_is_signed_and_verified_as_well(minimal, identity):
+    data = bytearray(minimal.image.read_bytes())
+    struct.pack_into("<H", data, pe.load(minimal.image).header_offset + 4, pe.MACHINE_ARM64)
+    image = pe.parse(sign(bytes(data), identity), pe.ALL_64_BIT)
+
+    assert verify_image(image).page_hashes == 1 + len(image.sections)
+    assert image.checksum == image.computed_checksum()

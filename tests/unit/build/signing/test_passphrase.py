@@ -72,6 +72,13 @@ def test_a_locked_keyring_is_told_without_what_it_says(backend):
     assert caught.value.__suppress_context__
 
 
+def test_a_keyring_package_that_is_absent_is_told_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keyring", None)
+
+    with pytest.raises(ConfigurationError, match="the keyring package is not installed; pip install keyring"):
+        Passphrase("keyring:signing/team", "passphrase").read()
+
+
 def test_a_secret_shows_itself_to_nobody_who_does_not_ask():
     secret = Secret("hunter2")
 
