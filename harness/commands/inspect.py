@@ -59,7 +59,7 @@ def _print_tables(found: Inspection) -> None:
     from rich.text import Text
 
     def table(title: str, *headings: str) -> Table:
-        made = Table(title=title, title_justify="left", expand=False)
+        made = Table(title=title, title_justify="left", expand=False, show_header=any(headings))
         for heading in headings:
             made.add_column(heading, overflow="fold")
         return made

@@ -55,7 +55,8 @@ class Pkcs12File:
             ) from error
         except (ValueError, TypeError):
             # The text of the error is left out: it is not known to quote nothing.
-            given = "no passphrase is named" if self.passphrase is None else f"that of {self.passphrase.where} is wrong"
+            where = None if self.passphrase is None else self.passphrase.where
+            given = "no passphrase is named" if where is None else f"the passphrase of {where} is wrong"
             raise ConfigurationError(
                 f"{place}: cannot be opened: {given}, or the file is damaged; correct the option passphrase"
             ) from None
