@@ -7,8 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.build.image_checks import Finding
+from harness.build import pe
+from harness.build.findings import Finding, Severity
+from harness.build.image_checks import examine
 from harness.build.source_findings import SourceFinding
+
+
+def image_findings(path: Path) -> list[Finding]:
+    """What is wrong with an image for any architecture that is built for.
+
+    Raises:
+        ImageError: the file is no such image.
+    """
+    findings = examine(pe.load(path, pe.ALL_64_BIT))
+    return [finding for finding in findings if finding.severity is not Severity.NOTE]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from harness.build.report import BuildReport
+from harness.build.report import BuildReport, image_findings
 from harness.build.settings import BuildSettings, read_build_settings
 from harness.build.wdk.kit import ARCHITECTURES
 from harness.errors import ConfigurationError
@@ -51,17 +51,17 @@ def run(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _build_remotely(arguments: argparse.Namespace, settings: BuildSettings) -> BuildReport:
-    from harness.build.certificate import ensure_identity
     from harness.build.description import find_driver
     from harness.build.layout import build_directory
     from harness.build.msbuild import build_remotely
     from harness.build.msbuild.settings import build_machine
+    from harness.build.signing.configured import configured_signer
 
     machine = build_machine(settings.build_machine)
     return build_remotely(
         find_driver(arguments.driver),
         machine,
-        ensure_identity(build_directory() / "signing"),
+        configured_signer(build_directory() / "signing"),
         architecture=arguments.architecture,
         analyse=arguments.analyse,
         out=arguments.out,
@@ -71,7 +71,6 @@ def _build_remotely(arguments: argparse.Namespace, settings: BuildSettings) -> B
 def _build(arguments: argparse.Namespace, settings: BuildSettings) -> BuildReport:
     from harness.build.description import find_driver
     from harness.build.driver_build import build_driver
-    from harness.build.image_checks import check_image
     from harness.build.toolchains import toolchain_named
     from harness.build.wdk import Wdk
     from harness.build.wdk.analysis import analyse
@@ -95,6 +94,6 @@ def _build(arguments: argparse.Namespace, settings: BuildSettings) -> BuildRepor
         signed=True,
         duration=built.duration,
         source_findings=tuple(findings),
-        image_findings=tuple(check_image(built.image)),
+        image_findings=tuple(image_findings(built.image)),
         analysed=arguments.analyse,
     )

@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Final
 
-from harness.build.authenticode import sign
 from harness.build.files import sha256_file, write_atomically
-from harness.build.image_checks import check_image
 from harness.build.layout import build_directory
 from harness.build.msbuild.invocation import BATCH, BATCH_PATH, LOG_NAME, Request, command
 from harness.build.msbuild.output import findings
 from harness.build.msbuild.sources import remote_tree
-from harness.build.report import BuildReport
+from harness.build.report import BuildReport, image_findings
 from harness.build.source_findings import Level, SourceFinding
 from harness.errors import BuildError
 from vm.errors import Win32Error
@@ -26,9 +24,9 @@ from vm.windows.remoting.session import GuestSession
 from vm.windows.remoting.transfer import GuestFiles
 
 if TYPE_CHECKING:
-    from harness.build.certificate import SigningIdentity
     from harness.build.description import DriverSources
     from harness.build.msbuild.settings import BuildMachine
+    from harness.build.signing.signer import Signer
 
 LONGEST_BUILD: Final = 900.0
 """Seconds after which MSBuild is ended."""
@@ -38,7 +36,7 @@ _SHOWN_LINES: Final = 40
 def build_remotely(
     driver: DriverSources,
     machine: BuildMachine,
-    identity: SigningIdentity,
+    signer: Signer,
     *,
     architecture: str = "x64",
     analyse: bool = False,
@@ -51,7 +49,7 @@ def build_remotely(
     Args:
         driver: what to build; it must name its Visual Studio project.
         machine: where.
-        identity: what to sign the image with.
+        signer: who signs the image.
         architecture: ``x64`` or ``arm64``.
         analyse: whether code analysis runs.
         out: the folder for what is fetched; by default one below the build directory.
@@ -78,7 +76,10 @@ def build_remotely(
         if own:
             connected.close()
     image = fetched[f"{driver.name}.sys"]
-    write_atomically(image, sign(image.read_bytes(), identity))
+    signed = signer.sign(image.read_bytes())
+    write_atomically(image, signed.data)
+    certificate = image.with_suffix(".cer")
+    write_atomically(certificate, signed.certificate)
     report = BuildReport(
         driver=driver.name,
         toolchain=f"msbuild on {machine.host}",
@@ -89,8 +90,8 @@ def build_remotely(
         signed=True,
         duration=time.perf_counter() - started,
         source_findings=tuple(found),
-        image_findings=tuple(check_image(image)),
-        files=tuple(path for name, path in fetched.items() if not name.endswith((".sys", ".pdb"))),
+        image_findings=tuple(image_findings(image)),
+        files=(*(path for name, path in fetched.items() if not name.endswith((".sys", ".pdb"))), certificate),
         analysed=analyse,
     )
     write_atomically(folder / "report.json", (json.dumps(report.to_json(), indent=2) + "\n").encode())

@@ -31,7 +31,7 @@ def require_writable_cookie(image: Path, kit: str) -> None:
     Raises:
         BuildError: the load configuration names no cookie, or one that is not in writable data.
     """
-    loaded = pe.load(image)
+    loaded = pe.load(image, pe.ALL_64_BIT)
     rva = loaded.security_cookie_rva()
     if rva is None:
         raise BuildError(

@@ -222,9 +222,9 @@ class Wdk:
             raise BuildError(link_message(driver, output, _UNDEFINED_ADVICE))
         for name in names:
             (directory / name).unlink()
+        require_writable_cookie(image, self.kit.version)
         if not self._target.twin:
             return LinkOutputs(image, None, pdb)
-        require_writable_cookie(image, self.kit.version)
         twin = directory / f"{image.name}.dwarf"
         image.replace(twin)
         image.write_bytes(without_dwarf(twin.read_bytes()))

@@ -13,13 +13,14 @@ from tests.standin.requirements import require_remoting
 require_remoting()
 
 from harness.build import find_driver  # noqa: E402 - see require_remoting
-from harness.build.authenticode import verify  # noqa: E402
-from harness.build.certificate import ensure_identity  # noqa: E402
 from harness.build.driver_build import build_unsigned  # noqa: E402
 from harness.build.layout import driver_source_root  # noqa: E402
 from harness.build.llvm_mingw import LlvmMingw  # noqa: E402
 from harness.build.msbuild import BuildMachine, build_remotely  # noqa: E402
 from harness.build.msbuild.settings import PASSWORD_VARIABLE, build_machine  # noqa: E402
+from harness.build.signing.generated import ensure_identity  # noqa: E402
+from harness.build.signing.signature import verify  # noqa: E402
+from harness.build.signing.signer import KeySigner  # noqa: E402
 from harness.cli import main  # noqa: E402
 from harness.errors import BuildError, ConfigurationError  # noqa: E402
 from harness.exit_codes import ExitCode  # noqa: E402
@@ -43,7 +44,7 @@ def unsigned(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def identity(tmp_path_factory):
-    return ensure_identity(tmp_path_factory.mktemp("keys") / "signing")
+    return KeySigner(ensure_identity(tmp_path_factory.mktemp("keys") / "signing"))
 
 
 @pytest.fixture
@@ -90,13 +91,14 @@ def located(line: str, told: Told) -> str:
     return line.replace("procnotify-00000000", Path(told.runs[-1][0].strip('"').replace("\\", "/")).parts[3])
 
 
-def test_what_msbuild_makes_is_fetched_and_the_image_signed(build, told, standin, unsigned):
+def test_what_msbuild_makes_is_fetched_and_the_image_signed(build, told, unsigned, identity):
     report = build()
 
     assert {path.name: path.read_bytes() for path in report.files} == {
         "procnotify.inf": b"[Version]\r\n",
         "procnotify.cat": b"a catalog",
         "build.binlog": b"a binary log",
+        "procnotify.cer": identity.source.certificate,
     }
     assert report.pdb.read_bytes() == unsigned.pdb.read_bytes()
     assert verify(report.image).page_hashes > 0

@@ -16,6 +16,7 @@ from tests.standin.winrm import Fault  # noqa: E402
 from vm import win32  # noqa: E402
 from vm.errors import Win32Error  # noqa: E402
 from vm.machine import ServiceState  # noqa: E402
+from vm.windows.driver_trust import TrustStore  # noqa: E402
 from vm.windows.remoting.errors import CommandTimedOut, GuestCommandFailed  # noqa: E402
 from vm.windows.remoting.guest import Guest  # noqa: E402
 from vm.windows.remoting.schema import guest_schema  # noqa: E402
@@ -52,7 +53,7 @@ def test_facts_say_whether_a_test_signed_driver_can_run(guest, standin):
 def test_a_driver_is_started_once_its_certificate_is_trusted(guest, service):
     with pytest.raises(Win32Error) as refused:
         guest.start_service(service)
-    installed = guest.install_certificate(make_certificate("signer").der)
+    installed = guest.install_certificate(make_certificate("signer").der, TrustStore.ROOT)
     guest.start_service(service)
 
     assert refused.value.code == win32.ERROR_INVALID_IMAGE_HASH
@@ -63,10 +64,14 @@ def test_a_driver_is_started_once_its_certificate_is_trusted(guest, service):
     assert guest.service_state(service) is ServiceState.STOPPED
 
 
-def test_a_certificate_that_is_trusted_already_is_not_added_again(guest):
+def test_a_certificate_goes_into_the_store_that_is_named_and_is_not_added_again(guest, standin):
     certificate = make_certificate("signer").der
 
-    assert [guest.install_certificate(certificate).added for _ in range(2)] == [True, False]
+    added = [guest.install_certificate(certificate, TrustStore.TRUSTED_PUBLISHER).added for _ in range(2)]
+
+    assert added == [True, False]
+    assert list(standin.windows.publishers.values()) == [certificate]
+    assert standin.windows.roots == {}
 
 
 def test_parameters_replace_those_that_were_there(guest, service, standin):

@@ -122,7 +122,7 @@ def test_a_command_gives_what_the_schema_promises(session, standin):
 def test_a_service_is_created_started_stopped_and_deleted(session, standin):
     image = r"C:\drivers\p.sys"
     standin.windows.files.write(image, b"MZ...")
-    session.call("Install-NtproofCertificate", Certificate=make_certificate("signer").der)
+    session.call("Install-NtproofCertificate", Certificate=make_certificate("signer").der, Store="Root")
 
     session.call("New-NtproofDriverService", Name="p", ImagePath=image)
     session.call("Start-NtproofDriverService", Name="p")
@@ -150,7 +150,7 @@ def test_a_win32_error_of_the_guest_arrives_as_one_with_its_call(session):
 
 def test_another_failure_of_the_guest_carries_its_name_and_leaves_the_session_usable(session):
     with pytest.raises(GuestCommandFailed) as failed:
-        session.call("Install-NtproofCertificate", Certificate=b"no certificate")
+        session.call("Install-NtproofCertificate", Certificate=b"no certificate", Store="Root")
 
     assert failed.value.failure == "BadCertificate"
     assert "Install-NtproofCertificate" in str(failed.value)

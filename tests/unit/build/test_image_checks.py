@@ -10,13 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.build import find_driver, pe
-from harness.build.authenticode import sign, verify
 from harness.build.dwarf import without_dwarf
 from harness.build.exports import base_exports, first_build
 from harness.build.image_checks import Severity, check_image, check_reproducible
 from harness.build.llvm_mingw import LlvmMingw
+from harness.build.signing.signature import verify
 from harness.errors import ImageError, SignatureError
 from tests.fixtures.built_drivers import DESCRIPTION
+from tests.fixtures.built_drivers import signed as sign
 
 DLL_CHARACTERISTICS = 70
 SUBSYSTEM = 68

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar
 from vm import win32
 from vm.errors import Win32Error
 from vm.machine import RegistryValue, ServiceState
+from vm.windows.driver_trust import TrustStore
 from vm.windows.remoting.deadline import Deadline
 from vm.windows.remoting.errors import CommandTimedOut
 from vm.windows.remoting.session import DEFAULT_DEADLINE, GuestSession
@@ -80,7 +81,7 @@ class ServiceStatus:
 
 @dataclass(frozen=True)
 class InstalledCertificate:
-    """A certificate that the guest trusts for drivers; `added` is False where it did so already."""
+    """A certificate in a store of the guest; `added` is False where it was there already."""
 
     thumbprint: str
     subject: str
@@ -195,9 +196,10 @@ class Guest:
 
     # Trust
 
-    def install_certificate(self, certificate: bytes) -> InstalledCertificate:
-        """Trust a certificate (DER) for drivers. Raises GuestCommandFailed with failure BadCertificate."""
-        return _read(InstalledCertificate, self.session.one("Install-NtproofCertificate", Certificate=certificate))
+    def install_certificate(self, certificate: bytes, store: TrustStore) -> InstalledCertificate:
+        """Put a certificate (DER) into a store. Raises GuestCommandFailed with failure BadCertificate."""
+        row = self.session.one("Install-NtproofCertificate", Certificate=certificate, Store=store.value)
+        return _read(InstalledCertificate, row)
 
     def uninstall_certificate(self, thumbprint: str) -> None:
         """Trust it no longer; nothing happens where it was not trusted."""

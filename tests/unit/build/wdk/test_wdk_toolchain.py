@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 
 from harness.build import DriverSources, build_driver, find_driver, pe
-from harness.build.authenticode import sign
-from harness.build.certificate import ensure_identity
 from harness.build.driver_build import build_unsigned
 from harness.build.image_checks import check_image, check_reproducible
 from harness.build.layout import driver_source_root
 from harness.build.llvm_mingw import LlvmMingw
+from harness.build.report import image_findings
+from harness.build.signing.generated import ensure_identity
 from harness.build.wdk import Wdk
 from harness.build.wdk.cookie import require_writable_cookie
 from harness.build.wdk.registry import KitRegistry
 from harness.errors import BuildError, ConfigurationError
-from tests.fixtures.built_drivers import DESCRIPTION
+from tests.fixtures.built_drivers import DESCRIPTION, signed
 from tests.fixtures.kits import NEWER, OLDER, make_installed_kit, make_libraries
 from vm.emulated.machine import EmulatedMachine
 from vm.errors import MachineCrashed
@@ -215,7 +215,7 @@ def link_without_check(chain: Wdk, driver: DriverSources, compiled: Path, direct
     arguments = ["lld-link", *chain.link_options(driver), f"/out:{image}", str(compiled), *libraries]
     status, output = chain.run(arguments, directory)
     assert status == 0, output
-    image.write_bytes(sign(image.read_bytes(), ensure_identity(directory / "signing")))
+    image.write_bytes(signed(image.read_bytes(), ensure_identity(directory / "signing")))
     return image
 
 
@@ -245,13 +245,14 @@ def test_arm64_is_a_build_target(libraries, tmp_path):
     kits = KitRegistry(tmp_path / "config", tmp_path / "cache")
     (kit,) = kits.add([root])
 
-    linked = build_unsigned(find_driver("procnotify"), Wdk(kit, kits.overlay(kit), "arm64"), tmp_path / "out")
+    built = build_driver("procnotify", toolchain=Wdk(kit, kits.overlay(kit), "arm64"), build_root=tmp_path / "build")
 
-    content = linked.image.read_bytes()
-    header = int.from_bytes(content[0x3C:0x40], "little")
-    assert int.from_bytes(content[header + 4 : header + 6], "little") == 0xAA64  # IMAGE_FILE_MACHINE_ARM64
-    assert linked.twin is None
-    assert linked.pdb.stat().st_size > 0
+    image = pe.load(built.image, pe.ALL_64_BIT)
+    assert image.machine == pe.MACHINE_ARM64
+    assert image.section_at(image.security_cookie_rva()).writable
+    assert image_findings(built.image) == []
+    assert built.debug_image is None
+    assert built.pdb.stat().st_size > 0
 
 
 def test_a_clang_on_the_path_builds_the_same_driver(wdk, tmp_path, monkeypatch):
