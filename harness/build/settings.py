@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from harness.errors import InputError
+from harness.project import FILE
 
-PYPROJECT: Final = "pyproject.toml"
 KEYS: Final = ("toolchain", "wdk", "control-flow-guard", "clang", "build-machine")
 """The keys of ``[tool.ntproof]`` that are read here."""
 _T = TypeVar("_T")
@@ -44,14 +44,18 @@ class BuildSettings:
     build_machine: Mapping[str, Any] | None = None
 
 
-def read_build_settings(folder: Path) -> BuildSettings:
-    """What the pyproject.toml of a folder says; all defaults where there is none.
+def read_build_settings(start: Path) -> BuildSettings:
+    """What the nearest pyproject.toml says; all defaults where there is none.
+
+    Args:
+        start: the folder where the search for it begins; its parents follow.
 
     Raises:
         InputError: the file is malformed, or a value has the wrong type; the message names file and key.
     """
-    path = folder / PYPROJECT
-    if not path.is_file():
+    folder = start.resolve()
+    path = next((place / FILE for place in (folder, *folder.parents) if (place / FILE).is_file()), None)
+    if path is None:
         return BuildSettings()
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -102,6 +102,9 @@ def test_the_project_chooses_toolchain_and_kit(capsys, installed, build_root, mo
     said(capsys, "wdk", "add", installed)
     (tmp_path / "pyproject.toml").write_text('[tool.ntproof]\ntoolchain = "wdk"\nwdk = "10.0.22621"\n')
 
+    (tmp_path / "src" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "src" / "deep")
+
     report = json.loads(said(capsys, "build", "mission", "--json")[1])
 
     assert report["toolchain"] == f"wdk {OLDER}"
