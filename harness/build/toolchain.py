@@ -27,7 +27,7 @@ class LinkOutputs:
 
 
 class Toolchain(Protocol):
-    """A compiler and linker for x64 kernel drivers. Instances are immutable and safe to use from several threads."""
+    """A compiler and linker for kernel drivers. Instances are immutable and safe to use from several threads."""
 
     @property
     def name(self) -> str:

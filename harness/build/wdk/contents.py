@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import lzma
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +22,11 @@ PACKAGE_SUFFIX: Final = ".nupkg"
 DISC_SUFFIX: Final = ".iso"
 _MOST_FILES: Final = 1_000_000
 _DEEPEST: Final = 40
+_DAMAGED_PACKAGE: Final = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, lzma.LZMAError),
+    *(EOFError, NotImplementedError, OSError, RuntimeError, ValueError, IndexError, KeyError),
+)
+"""What zipfile raises of archives that are cut, garbled, encrypted or compressed in unknown ways."""
 _LARGEST_FILE: Final = 1 << 30
 """Bytes; the largest import library of a public kit is a few megabytes."""
 
@@ -123,7 +130,7 @@ class Package:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 yield archive
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, RuntimeError) as error:
+        except _DAMAGED_PACKAGE as error:
             raise InputError(f"{self.path}: damaged package: {error}; download it again") from error
 
 
@@ -159,7 +166,7 @@ class Disc:
         try:
             with self.path.open("rb") as stream:
                 yield UdfReader(stream)
-        except (UdfError, OSError) as error:
+        except (UdfError, OSError, struct.error, ValueError, IndexError) as error:
             raise InputError(f"{self.path}: not a disc image that can be read: {error}; download it again") from error
 
     def _walk(self, reader: UdfReader) -> Iterator[tuple[PurePosixPath, Entry]]:

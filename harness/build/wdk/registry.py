@@ -126,8 +126,13 @@ class KitRegistry:
             extracted = self.cache / found.version
             place |= extract(archived, extracted)
         kit = as_kit(found, origin, place, extracted)
-        write_atomically(self.folder / f"{kit.version}.yaml", overlay_of(kit.include).encode())
-        write_atomically(self.folder / f"{kit.version}.json", (json.dumps(kit.to_json(), indent=2) + "\n").encode())
+        files = {".yaml": overlay_of(kit.include), ".json": json.dumps(kit.to_json(), indent=2) + "\n"}
+        try:
+            for suffix, text in files.items():
+                write_atomically(self.folder / f"{kit.version}{suffix}", text.encode())
+        except OSError as error:
+            remedy = "set XDG_CONFIG_HOME to a folder that you may write to"
+            raise ConfigurationError(f"{error.filename or self.folder}: {error.strerror}; {remedy}") from error
         return kit
 
     @staticmethod

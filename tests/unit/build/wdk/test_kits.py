@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import zipfile
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -279,6 +281,46 @@ def test_a_cache_that_cannot_be_written_names_the_variable_to_set(archives, tmp_
 
     with pytest.raises(ConfigurationError, match="set XDG_CACHE_HOME to a folder with room"):
         KitRegistry(tmp_path / "config", tmp_path / "cache").add([archives], unpack=True)
+
+
+def test_an_index_that_cannot_be_written_names_the_variable_to_set(installed, tmp_path):
+    (tmp_path / "config").write_text("a file where a folder should be")
+
+    with pytest.raises(ConfigurationError, match="set XDG_CONFIG_HOME to a folder that you may write to"):
+        KitRegistry(tmp_path / "config", tmp_path / "cache").add([installed])
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("source", ["archives", "disc"])
+def test_whatever_is_damaged_ends_in_one_error_of_ours_or_in_a_kit(tmp_path, source, seed, request):
+    original = request.getfixturevalue(source)
+    whole = original if original.is_file() else original / "Microsoft.Windows.WDK.x64.nupkg"
+    damaged = tmp_path / whole.name
+    content = whole.read_bytes()
+    random = Random(seed)
+    for number in range(20):
+        changed = bytearray(content)
+        # Where names, sizes and places stand: the beginning of a disc image, the end of a package.
+        low, high = (0x8000, 0xC0000) if source == "disc" else (len(content) - 2500, len(content))
+        for _ in range(random.choice((1, 2, 5, 20))):
+            changed[random.randrange(low, min(high, len(content)))] = random.choice((0, 0xFF, random.randrange(256)))
+        damaged.write_bytes(changed)
+        kits = KitRegistry(tmp_path / f"config{number}", tmp_path / "cache")
+        with contextlib.suppress(ConfigurationError, InputError):
+            assert kits.add([damaged, *original.glob("*SDK*")], unpack=True)
+
+
+def test_a_file_without_a_name_condemns_a_package(registry, tmp_path):
+    package = tmp_path / "nameless.nupkg"
+    with zipfile.ZipFile(package, "w") as archive:
+        archive.writestr("x", "")
+    package.write_bytes(package.read_bytes().replace(b"\x01\x00\x00\x00x", b"\x00\x00\x00\x00", 1))
+    content = bytearray(package.read_bytes())
+    central = content.rindex(b"PK\x01\x02")
+    content[central + 28 : central + 30] = b"\x00\x00"
+    package.write_bytes(content)
+
+    assert f"{package}: damaged package" in complaint(registry, package)
 
 
 def test_packing_escapes_blanks_as_nuget_does(registry, packages, tmp_path):

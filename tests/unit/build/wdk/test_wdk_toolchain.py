@@ -168,6 +168,9 @@ def test_control_flow_guard_is_there_on_request_only(wdk, build_root):
     assert pe.load(guarded.image).dll_characteristics & GUARD_CF
     assert not pe.load(plain.image).dll_characteristics & GUARD_CF
     assert check_image(guarded.image) == []
+    machine = EmulatedMachine()
+    machine.install_driver("procnotify", guarded.image)
+    machine.start_driver("procnotify")
 
 
 def test_a_driver_that_overruns_its_stack_is_stopped_by_the_cookie(wdk, tmp_path, build_root):
