@@ -314,10 +314,11 @@ def test_a_file_without_a_name_condemns_a_package(registry, tmp_path):
     package = tmp_path / "nameless.nupkg"
     with zipfile.ZipFile(package, "w") as archive:
         archive.writestr("x", "")
-    package.write_bytes(package.read_bytes().replace(b"\x01\x00\x00\x00x", b"\x00\x00\x00\x00", 1))
     content = bytearray(package.read_bytes())
-    central = content.rindex(b"PK\x01\x02")
-    content[central + 28 : central + 30] = b"\x00\x00"
+    central, end = content.rindex(b"PK\x01\x02"), content.rindex(b"PK\x05\x06")
+    content[end + 12] -= 1  # size of the central directory
+    content[central + 28] = 0  # length of the name in its only entry
+    del content[central + 46]
     package.write_bytes(content)
 
     assert f"{package}: damaged package" in complaint(registry, package)
