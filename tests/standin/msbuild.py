@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 VSWHERE = r"C:\Program Files (x86)\Microsoft Visual Studio\Installer\vswhere.exe"
 MSBUILD = r"C:\Program Files\Microsoft Visual Studio\2022\Enterprise\MSBuild\Current\Bin\amd64\MSBuild.exe"
 CMD = r"C:\Windows\System32\cmd.exe"
+INFVERIF = r"C:\Program Files (x86)\Windows Kits\10\Tools\10.0.26100.0\x64\infverif.exe"
 SETUP = r"E:\BuildEnv\SetupBuildEnv.cmd"
 
 
@@ -24,12 +25,16 @@ class Told:
         status: exit code.
         leaves: content of files by their path below the output folder.
         runs: the response file of each build, its arguments one a line.
+        verifies: what InfVerif prints, {inf} standing for the path it was given.
+        verified: how InfVerif ends.
     """
 
     prints: list[str] = field(default_factory=list)
     status: int = 0
     leaves: dict[str, bytes] = field(default_factory=dict)
     runs: list[list[str]] = field(default_factory=list)
+    verifies: list[str] = field(default_factory=list)
+    verified: int = 0
 
 
 def install(windows, told, *, visual_studio=True):
@@ -70,7 +75,15 @@ def install(windows, told, *, visual_studio=True):
             return 1
         return (yield from run(response))
 
+    def infverif(arguments, _lines):
+        switch, inf = arguments
+        assert switch == "/w"
+        windows.files.read(inf)
+        yield from (line.replace("{inf}", inf) for line in told.verifies)
+        return told.verified
+
     windows.programs[CMD.lower()] = cmd
+    windows.programs[INFVERIF.lower()] = infverif
     if visual_studio:
         windows.programs[MSBUILD.lower()] = msbuild
         windows.programs[VSWHERE.lower()] = vswhere

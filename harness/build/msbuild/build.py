@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 LONGEST_BUILD: Final = 900.0
 """Seconds after which MSBuild is ended."""
 _SHOWN_LINES: Final = 40
+_REMEDY: Final = "name what exists there as ewdk, msbuild, infverif or kit in [tool.ntproof.build-machine]"
 
 
 def build_remotely(
@@ -111,6 +112,10 @@ def _run(
         GuestFiles(session).send({**request.tree.files, **made})
     program, arguments = command(machine, guest, response)
     lines, status = _output(guest, program, arguments, machine, deadline)
+    if not status and machine.inf_verifier is not None:
+        inf = str(request.package(driver.name) / f"{driver.name}.inf")
+        more, status = _output(guest, machine.inf_verifier, ["/w", inf], machine, deadline)
+        lines += more
     found = findings(lines, request.tree, driver.label)
     errors = [finding for finding in found if finding.level == Level.ERROR.value]
     if status or errors:
@@ -122,6 +127,7 @@ def _output(
     guest: Guest, program: str, arguments: Sequence[str], machine: BuildMachine, deadline: float
 ) -> tuple[list[str], int]:
     lines, status = [], 0
+    name = PureWindowsPath(program).name
     try:
         for line in guest.run_program(program, arguments, deadline=deadline):
             if line.exit_code is None:
@@ -129,12 +135,10 @@ def _output(
             else:
                 status = line.exit_code
     except Win32Error as error:
-        raise BuildError(
-            f"{machine.host}: {program} cannot be run: {error}; name ewdk or msbuild that exist"
-        ) from error
+        raise BuildError(f"{machine.host}: {program} cannot be run: {error}; {_REMEDY}") from error
     except CommandTimedOut as error:
         shown = "\n".join(lines[-_SHOWN_LINES:])
-        raise BuildError(f"{machine.host}: MSBuild did not end within {deadline:g} s and was ended\n{shown}") from error
+        raise BuildError(f"{machine.host}: {name} did not end within {deadline:g} s and was ended\n{shown}") from error
     return lines, status
 
 
@@ -143,13 +147,13 @@ def _failure(
 ) -> str:
     shown = [str(error) for error in errors]
     if not shown:
-        shown = [f"MSBuild ended with status {status} and named no error:", *lines[-_SHOWN_LINES:]]
+        shown = [f"it ended with status {status} and named no error:", *lines[-_SHOWN_LINES:]]
     return "\n".join([*shown, f"while building {driver.name} on {machine.host}"])
 
 
 def _fetch(driver: DriverSources, request: Request, session: GuestSession, folder: Path) -> dict[str, Path]:
     """Fetch what a driver project makes: the image and its PDB, and the package with INF and catalog in a folder."""
-    package = request.outputs / driver.name
+    package = request.package(driver.name)
     wanted = {
         f"{driver.name}.sys": request.outputs / f"{driver.name}.sys",
         f"{driver.name}.pdb": request.outputs / f"{driver.name}.pdb",

@@ -53,6 +53,10 @@ class Request:
         """The folder that receives what is made."""
         return self.tree.outputs / _PLATFORMS[self.architecture]
 
+    def package(self, name: str) -> PureWindowsPath:
+        """The folder below it with a driver's package: image, INF and catalog."""
+        return self.outputs / name
+
     def response_file(self) -> str:
         """MSBuild's arguments, one a line ("MSBuild response files")."""
         arguments = [

@@ -60,6 +60,9 @@ def _path(origin: str, tree: RemoteTree, label: str) -> str:
     if "\\" not in origin and "." not in origin:
         return origin.strip()
     absolute = PureWindowsPath(ntpath.normpath(tree.project.parent / origin.strip()))
+    if absolute.suffix.lower() == ".inf" and absolute.is_relative_to(tree.outputs):
+        # The stamped copy has the lines of the INF that it was made of.
+        absolute = tree.project.parent / absolute.name
     try:
         return f"{label}/{absolute.relative_to(tree.folder).as_posix()}"
     except ValueError:

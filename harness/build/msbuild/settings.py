@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PureWindowsPath
 from typing import Any, Final
 
 from harness.errors import ConfigurationError
@@ -41,6 +42,7 @@ class BuildMachine:
         msbuild: path of MSBuild.exe; None asks vswhere.
         ewdk: drive or folder of a mounted Enterprise WDK, which has an MSBuild of its own.
         kit: version of the kit; None leaves it to the project.
+        infverif: path of infverif.exe, which verifies the INF after the build; with `kit` it is known.
     """
 
     host: str = text(r"[A-Za-z0-9._:-]{1,253}", "the name or address of a computer")
@@ -50,11 +52,24 @@ class BuildMachine:
     msbuild: str | None = text(_WINDOWS_PATH, "the path of MSBuild.exe on the build machine", default=None)
     ewdk: str | None = text(_WINDOWS_PATH, "the folder of an Enterprise WDK on the build machine", default=None)
     kit: str | None = text(r"10\.0\.\d{4,6}\.\d+", "a kit's version such as 10.0.26100.0", default=None)
+    infverif: str | None = text(_WINDOWS_PATH, "the path of infverif.exe on the build machine", default=None)
 
     @property
     def endpoint(self) -> Endpoint:
         """Where it listens."""
         return Endpoint(self.host, self.port, self.fingerprint)
+
+    @property
+    def inf_verifier(self) -> str | None:
+        """Where InfVerif is (Tools/VERSION/x64 of a kit), None where the build's own run of it must do."""
+        if self.infverif is not None or self.kit is None:
+            return self.infverif
+        installed, mounted = (
+            PureWindowsPath(r"C:\Program Files (x86)"),
+            PureWindowsPath(self.ewdk or "", "Program Files"),
+        )
+        programs = installed if self.ewdk is None else mounted
+        return str(programs / "Windows Kits" / "10" / "Tools" / self.kit / "x64" / "infverif.exe")
 
     def credentials(self, environment: Mapping[str, str] = os.environ) -> Credentials:
         """As whom it is addressed.

@@ -155,7 +155,7 @@ def test_an_enterprise_wdk_that_is_not_there_is_told_with_what_windows_said(told
     with pytest.raises(BuildError) as caught:
         build(machine=replace(machine, ewdk="F:\\kit"))
 
-    assert "MSBuild ended with status 1 and named no error:" in str(caught.value)
+    assert "it ended with status 1 and named no error:" in str(caught.value)
     assert rf"'F:\kit\BuildEnv\{SETUP.rpartition(chr(92))[2]}' is not recognized" in str(caught.value)
 
 
@@ -211,6 +211,35 @@ def test_warnings_of_code_analysis_and_of_infverif_are_in_the_report_once(told, 
     assert "  code analysis: 2 findings" in list(report.lines())
 
 
+def test_infverif_is_run_where_the_kit_is_known_and_names_the_projects_own_file(told, build, machine):
+    told.verifies = ["WARNING(2084) in {inf}, line 9: Unused section.", "INF is VALID"]
+
+    report = build(machine=replace(machine, kit="10.0.26100.0"))
+
+    assert [str(finding) for finding in report.source_findings] == [
+        "driver/procnotify/procnotify.inf:9: warning: Unused section. [infverif 2084]"
+    ]
+
+
+def test_an_inf_that_infverif_refuses_fails_the_build(told, build, machine):
+    told.verifies = ["ERROR(1305) in {inf}, line 12: Invalid architecture.", "INF is NOT VALID"]
+    told.verified = 87
+
+    with pytest.raises(BuildError, match=r"^driver/procnotify/procnotify\.inf:12: error: Invalid architecture\."):
+        build(machine=replace(machine, kit="10.0.26100.0"))
+
+
+def test_an_infverif_that_is_not_there_names_the_key(told, build, machine):
+    with pytest.raises(BuildError, match=r"D:\\infverif\.exe cannot be run: .* ewdk, msbuild, infverif or kit in"):
+        build(machine=replace(machine, infverif="D:\\infverif.exe"))
+
+
+def test_an_enterprise_wdk_has_an_infverif_of_its_own(machine):
+    there = replace(machine, ewdk="E:\\", kit="10.0.26100.0").inf_verifier
+
+    assert there == r"E:\Program Files\Windows Kits\10\Tools\10.0.26100.0\x64\infverif.exe"
+
+
 def test_lines_that_only_mention_errors_are_none(told, build):
     told.prints = ["Build succeeded.", "    0 Warning(s)", "    0 Error(s)", "Inf2Cat: errors: none", "error.c"]
 
@@ -240,7 +269,7 @@ def test_msbuild_that_hangs_is_ended(standin, told, build):
     standin.windows.programs[MSBUILD.lower()] = hang
 
     with pytest.raises(
-        BuildError, match=r"127\.0\.0\.1: MSBuild did not end within 1 s and was ended\n  still compiling"
+        BuildError, match=r"127\.0\.0\.1: MSBuild\.exe did not end within 1 s and was ended\n  still compiling"
     ):
         build(deadline=1.0)
 
