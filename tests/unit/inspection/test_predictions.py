@@ -16,7 +16,6 @@ from harness.inspection.inspect import inspect
 from harness.inspection.predictions import Certainty
 from vm import win32
 
-SOURCES = Path(__file__).resolve().parents[2] / "fixtures" / "drivers"
 HASH = "ERROR_INVALID_IMAGE_HASH 577 (STATUS_INVALID_IMAGE_HASH 0xC0000428)"
 FORMAT = "ERROR_BAD_EXE_FORMAT 193 (STATUS_INVALID_IMAGE_FORMAT 0xC000007B)"
 
@@ -186,6 +185,12 @@ def test_a_driver_that_microsoft_signed_is_not_said_to_need_test_signing():
     found = inspect(Path(spec.origin).parent / "windivert_dll" / "WinDivert64.sys")
 
     assert len(found.signature.all()) == 2
+    assert [f.message.split()[1] for f in found.findings if f.check == "imports"] == [
+        "NDIS.SYS",
+        "fwpkclnt.sys",
+        "WDFLDR.SYS",
+    ]
+    assert not any(p.condition == "on the chosen build" for p in found.predictions)
     assert not any("test signing" in p.condition or "WHQL" in p.condition for p in found.predictions)
 
 
