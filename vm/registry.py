@@ -35,6 +35,11 @@ def _silent(_line: str) -> None:
     """Tell nobody."""
 
 
+def _machine() -> str:
+    """What a machine is used for, where nobody says more."""
+    return "machine"
+
+
 @dataclass(frozen=True)
 class MachineOptions:
     """How a machine is made. Each kind of machine takes what concerns it.
@@ -45,6 +50,8 @@ class MachineOptions:
         worker: name of the worker that the machine is for, as pytest-xdist says; ``main`` without it.
         slots: how many machines of one image may run on the hypervisor at once.
         artefacts: folder for what is kept of crashes and hangs; None to keep nothing.
+        occasion: names what the machine is used for at this moment; the folder of that name below `artefacts`, which
+            may exist, gets a folder of its own for each crash and hang.
         tools: builds the programs that run inside a guest; None where no Windows machine is wanted.
         progress: is told in a line what takes long.
     """
@@ -54,6 +61,7 @@ class MachineOptions:
     worker: str = "main"
     slots: int = 4
     artefacts: Path | None = None
+    occasion: Callable[[], str] = _machine
     tools: Callable[[], GuestProgramFiles] | None = None
     progress: Callable[[str], None] = _silent
 
