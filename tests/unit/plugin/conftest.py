@@ -40,6 +40,7 @@ def pytest_ntproof_machines():
         "leaking": lambda options: make("leaks"),
         "dangling": lambda options: make("crashes-after-unload"),
         "skipping": lambda options: make("skips-a-number"),
+        "slow": lambda options: (options.progress("waiting for the guest"), make())[1],
         "telling": lambda options: make("tells"),
         "keeping": lambda options: make("keeps", options=options),
         "passing-away": PASSING_AWAY,
