@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from harness.commands import _output
 from harness.errors import ConfigurationError
 from harness.exit_codes import ExitCode
 from harness.settings import read_project
@@ -127,8 +128,11 @@ def _list(arguments: argparse.Namespace) -> ExitCode:
         return ExitCode.PASSED
     if not rows:
         print(f"no images in {images.root}; make one with: ntproof image build PROFILE --iso FILE")
-    for row in rows:
-        print("  ".join(str(value) for value in row.values()))
+        return ExitCode.PASSED
+    columns = ("name", "state", "profile", "build", "created", "size")
+    _output.print_table(
+        f"images in {images.root}", columns, [[str(row[key]) for key in columns if key in row] for row in rows]
+    )
     return ExitCode.PASSED
 
 
