@@ -14,6 +14,7 @@ from vm.errors import MachineConfigurationError
 
 if TYPE_CHECKING:
     from vm.machine import Machine
+    from vm.verifier import VerifierSettings
 
 EMULATED: Final = "emulated"
 
@@ -45,6 +46,7 @@ class MachineOptions:
         worker: name of the worker that the machine is for, as pytest-xdist says; ``main`` without it.
         slots: how many machines of one image may run on the hypervisor at once.
         artefacts: folder for what is kept of crashes and hangs; None to keep nothing.
+        verifier: Driver Verifier's settings; None for none.
         tools: builds the programs that run inside a guest; None where no Windows machine is wanted.
         progress: is told in a line what takes long.
     """
@@ -54,6 +56,7 @@ class MachineOptions:
     worker: str = "main"
     slots: int = 4
     artefacts: Path | None = None
+    verifier: VerifierSettings | None = None
     tools: Callable[[], GuestProgramFiles] | None = None
     progress: Callable[[str], None] = _silent
 
@@ -79,4 +82,5 @@ def create_machine(name: str, options: MachineOptions | None = None) -> Machine:
     from vm.emulated.kernel import KernelOptions
     from vm.emulated.machine import EmulatedMachine
 
-    return EmulatedMachine(name, KernelOptions(profile=(options or MachineOptions()).profile))
+    options = options or MachineOptions()
+    return EmulatedMachine(name, KernelOptions(profile=options.profile, verifier=options.verifier))
