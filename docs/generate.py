@@ -147,13 +147,14 @@ def _driver_verifier() -> Iterator[str]:
     yield from ("", "Server 2022 counts as Windows 10, Server 2025 as Windows 11. Other options need a restart.")
     yield from ("", "## Low resources", "")
     yield from textwrap.wrap(
-        f"`{LOW_RESOURCES}` fails each allocation with a probability, {DEFAULT_PROBABILITY:g} unless one is given; with "
-        "`pool-tag` only pool allocations with that tag. On Windows which of them fail is left to chance. On the "
+        f"`{LOW_RESOURCES}` fails each allocation with a probability, {DEFAULT_PROBABILITY:g} unless one is given; "
+        "with `pool-tag` only pool allocations with that tag. On Windows which of them fail is left to chance. On the "
         "emulated machine it follows from `seed` (0 unless given), which the machine states among its facts, and from "
         "how many were made before; the debug output names each call that failed. These can fail there: pool "
-        "allocations, `IoAllocateIrp` and `IoBuild...Request`, `IoAllocateMdl`, `IoAllocateWorkItem`, the buffers of Rtl "
-        "strings, `IoSetCompletionRoutineEx`, `MmProbeAndLockPages` (which raises) and `MmMapLockedPagesSpecifyCache`. "
-        "Windows also ends alertable waits of unprivileged processes with STATUS_ALERTED; the emulated machine does not.",
+        "allocations, `IoAllocateIrp` and `IoBuild...Request`, `IoAllocateMdl`, `IoAllocateWorkItem`, the buffers of "
+        "Rtl strings, `IoSetCompletionRoutineEx`, `MmProbeAndLockPages` (which raises) and "
+        "`MmMapLockedPagesSpecifyCache`. Windows also ends alertable waits of unprivileged processes with "
+        "STATUS_ALERTED; the emulated machine does not.",
         120,
     )
 
