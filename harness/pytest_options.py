@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from harness.settings import Project
     from vm.machine import Machine
     from vm.registry import MachineOptions
+    from vm.verifier import VerifierSettings
 
 DEFAULT_MACHINE: Final = "emulated"
 PROFILES: Final = ("documented", "observed")
@@ -43,6 +44,7 @@ class Options:
         connect: libvirt URI of the hypervisor of Windows machines; None for libvirt's own default.
         slots: how many machines of one image may run on it at once.
         artefacts: folder for what is kept of failures; None for one of the run's own below the build folder.
+        verifier: Driver Verifier's settings for the driver; None leaves it off.
         witness: whether the machine's own audit is held against what the driver reports.
         worker: name of this process within the run, as pytest-xdist says.
         run: name of the run, the same in all its processes.
@@ -54,6 +56,7 @@ class Options:
     connect: str | None = None
     slots: int = DEFAULT_SLOTS
     artefacts: Path | None = None
+    verifier: VerifierSettings | None = None
     witness: bool = False
     worker: str = MAIN
     run: str = ""
@@ -100,6 +103,14 @@ def add_options(parser: pytest.Parser) -> None:
         f"else {DEFAULT_SLOTS})",
     )
     group.addoption(
+        "--verifier",
+        action="store",
+        default=None,
+        metavar="NAMES",
+        help="Driver Verifier's options for the driver, separated by commas, such as "
+        "standard,low-resources=0.05,pool-tag=Tag1,seed=7 (default: verifier of [tool.ntproof], else none)",
+    )
+    group.addoption(
         "--witness",
         action="store_true",
         default=False,
@@ -141,6 +152,7 @@ def parse_options(config: pytest.Config) -> Options:
         connect=connect if connect is not None or own is None else own.connect,
         slots=_slots(slots) if slots is not None else own.slots if own is not None else DEFAULT_SLOTS,
         artefacts=_folder(artefacts) if artefacts is not None else None if project is None else project.artefacts,
+        verifier=_verifier(config.getoption("--verifier"), None if own is None else own.verifier),
         witness=config.getoption("--witness"),
         worker=getattr(config, "workerinput", {}).get("workerid", MAIN),
         run=getattr(config, "workerinput", {}).get(RUN_KEY) or run_name(),
@@ -203,6 +215,20 @@ def _slots(given: str) -> int:
     if not given.isascii() or not given.isdigit() or not 1 <= int(given) <= MOST_SLOTS:
         raise pytest.UsageError(f"--slots {given}: not a number of machines; give 1 to {MOST_SLOTS}")
     return int(given)
+
+
+def _verifier(given: str | None, own: str | None) -> VerifierSettings | None:
+    text = given if given is not None else own
+    if text is None:
+        return None
+    from vm.errors import MachineConfigurationError
+    from vm.verifier import parse_verifier
+
+    where = f"--verifier {given}" if given is not None else "pyproject.toml: tool.ntproof: verifier"
+    try:
+        return parse_verifier(text)
+    except MachineConfigurationError as error:
+        raise pytest.UsageError(f"{where}: {error}") from error
 
 
 def _folder(given: str) -> Path:

@@ -103,6 +103,7 @@ class Run:
                 slots=options.slots,
                 artefacts=self.artefacts.root,
                 occasion=self.artefacts.occasion,
+                verifier=options.verifier,
                 tools=guest_programs,
                 progress=self._progress,
             )

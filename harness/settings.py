@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from harness.errors import InputError
 from harness.pytest_options import DEFAULT_SLOTS, MOST_SLOTS
-from vm.windows.strict import read, text, texts, whole
+from vm.windows.strict import read, text, whole
 
 PYPROJECT: Final = "pyproject.toml"
 TABLE: Final = "tool.ntproof"
@@ -25,13 +25,13 @@ class Settings:
         connect: libvirt URI of the hypervisor.
         slots: how many machines of one image may run on the hypervisor at once.
         artefacts: folder for what is kept of crashes and hangs; relative to the pyproject.toml.
-        verifier: Driver Verifier's options for the driver, by name.
+        verifier: Driver Verifier's settings for the driver, as ``--verifier`` takes them.
     """
 
     connect: str | None = text(r"[a-z][a-z0-9+.-]*://\S*", "a libvirt URI such as qemu:///system", default=None)
     slots: int = whole(1, MOST_SLOTS, "machines of one image at once", default=DEFAULT_SLOTS)
     artefacts: str | None = text(r"[^\x00-\x1f]{1,4096}", "a folder", default=None)
-    verifier: tuple[str, ...] = texts(r"[a-z0-9-]{1,40}", "a name of Driver Verifier's options", default=())
+    verifier: str | None = text(r"[!-~]{1,500}", "Driver Verifier's options such as standard,io", default=None)
 
 
 @dataclass(frozen=True)

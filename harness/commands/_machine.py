@@ -14,6 +14,7 @@ from vm.machine import Machine
 
 if TYPE_CHECKING:
     from vm.registry import MachineOptions
+    from vm.verifier import VerifierSettings
 
 DRIVER: Final = "procnotify"
 OCCASION: Final = "ntproof"
@@ -44,12 +45,24 @@ def configure_windows(parser: argparse.ArgumentParser) -> None:
     """Declare what Windows machines take."""
     add_connect(parser)
     parser.add_argument(
+        "--verifier",
+        metavar="NAMES",
+        help="Driver Verifier's options for the driver, separated by commas, such as "
+        "standard,low-resources=0.05,pool-tag=Tag1,seed=7 (default: verifier of [tool.ntproof], else none)",
+    )
+    parser.add_argument(
         "--artefacts",
         type=Path,
         metavar="DIR",
         help="folder for what a Windows machine keeps of a crash or hang (default: artefacts of [tool.ntproof] in "
         "pyproject.toml, else a folder of its own below build/artefacts)",
     )
+
+
+def _verifier(text: str | None) -> VerifierSettings | None:
+    from vm.verifier import parse_verifier
+
+    return None if text is None else parse_verifier(text)
 
 
 def add_connect(parser: argparse.ArgumentParser) -> None:
@@ -98,6 +111,7 @@ def machine_options(arguments: argparse.Namespace, worker: str = "main") -> Mach
         slots=project.settings.slots,
         artefacts=arguments.artefacts or project.artefacts or default_folder(run_name()),
         occasion=lambda: OCCASION,
+        verifier=_verifier(arguments.verifier if arguments.verifier is not None else project.settings.verifier),
         tools=guest_programs,
         progress=lambda line: print(line, file=sys.stderr, flush=True),
     )

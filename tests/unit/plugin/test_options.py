@@ -149,6 +149,18 @@ class TestWindowsMachines:
         result = run(PASSES, "--artefacts", str(image), artefacts=False)
         refuses(result, "ERROR: --artefacts *: not a folder; give the path of a folder, which need not exist")
 
+    def test_the_verifier_is_set_by_name(self, run, pytester):
+        what = "str(options.verifier)"
+        self.asks(run, what, "special-pool,io", "--verifier=io,special-pool").assert_outcomes(passed=1)
+        self.asks(run, what, "None").assert_outcomes(passed=1)
+        (pytester.path / "pyproject.toml").write_text('[tool.ntproof]\nverifier = "ddi"\n')
+        self.asks(run, what, "ddi").assert_outcomes(passed=1)
+
+    def test_a_name_that_the_verifier_does_not_have_is_refused(self, run, pytester):
+        refuses(run(PASSES, "--verifier=speciel-pool"), "ERROR: --verifier speciel-pool: *did you mean special-pool?*")
+        (pytester.path / "pyproject.toml").write_text('[tool.ntproof]\nverifier = "ioo"\n')
+        refuses(run(PASSES), "ERROR: pyproject.toml: tool.ntproof: verifier: *did you mean io?*")
+
     def test_a_worker_of_xdist_gives_its_name(self, run):
         result = self.asks(run, "options.worker[:2]", "gw", "-n", "1", "-p", "xdist.plugin")
         result.assert_outcomes(passed=1)
