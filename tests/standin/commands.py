@@ -64,7 +64,7 @@ def machine_fact(windows, context):
         "Caption": "Stand-in",
         "Edition": "StandIn",
         "DisplayVersion": "0",
-        "Build": 1,
+        "Build": windows.system.build,
         "Revision": 0,
         "Architecture": "AMD64",
         "CodeIntegrity": True,

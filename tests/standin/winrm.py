@@ -132,6 +132,13 @@ class StandIn:
         self.pools.clear()
         self.reset_connections()
 
+    def forget(self):
+        """Lose every shell and every connection, as a guest does that was put back; it listens on."""
+        for pool in self.pools.values():
+            pool.close()
+        self.pools.clear()
+        self.reset_connections()
+
     def reboot(self):
         """Go down and come up as a guest does; shells and what ran in them are gone."""
         self.stop()

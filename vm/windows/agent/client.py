@@ -85,21 +85,31 @@ class AgentClient:
         """
         return self.ask_all([(operation, members)], deadline=deadline)[0]
 
-    def ask_all(self, requests: Sequence[Request], *, deadline: float) -> list[dict[str, Member]]:
+    def ask_all(self, requests: Sequence[Request], *, deadline: float, strict: bool = True) -> list[dict[str, Member]]:
         """Have several operations done in order, in one round trip: all are sent before the first is answered.
 
-        Raises as `ask`, of the first request that was refused; the later ones have been tried nevertheless.
+        Args:
+            requests: each is tried, whatever became of those before it.
+            deadline: seconds until the last answer must be there.
+            strict: raise AgentRefused for the first request that was refused; else its answer is among the others.
+
+        Raises as `ask`.
         """
         limit = Deadline(deadline)
         self.calls += 1
         self._send(requests, limit, awaited=True)
-        return self._answers(len(requests), limit)
+        found, refused = self._answers(limit)
+        if refused is not None and strict:
+            raise refused
+        return found
 
     def post(self, operation: str, *, deadline: float = 30.0, **members: Member | bytes) -> None:
         """Have an operation done without waiting; if it is refused, the next call that waits raises that."""
         limit = Deadline(deadline)
         if len(self._outstanding) >= _POSTED_AT_MOST:
-            self._answers(0, limit)
+            _, refused = self._answers(limit)
+            if refused is not None:
+                raise refused
         self._send([(operation, members)], limit, awaited=False)
 
     def events(self, *, deadline: float) -> Iterator[dict[str, Member]]:
@@ -149,8 +159,8 @@ class AgentClient:
             self._broken = True
             raise
 
-    def _answers(self, count: int, limit: Deadline) -> list[dict[str, Member]]:
-        """Read until nothing is outstanding; the answers that are waited for."""
+    def _answers(self, limit: Deadline) -> tuple[list[dict[str, Member]], AgentRefused | None]:
+        """Read until nothing is outstanding: the answers that are waited for, and the first refusal of any."""
         found: list[dict[str, Member]] = []
         refused: AgentRefused | None = None
         while self._outstanding:
@@ -166,10 +176,7 @@ class AgentClient:
                 refused = refused or self._refusal(expected.operation, answer)
             if expected.awaited:
                 found.append(answer)
-        if refused is not None:
-            raise refused
-        assert len(found) == count
-        return found
+        return found, refused
 
     def _take(self, line: bytes) -> dict[str, Member] | None:
         """Sort a line: an event is kept, an answer must be the one that is due."""

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 CHUNK: Final = 256 * 1024
 """Bytes handed to paramiko at a time, and so how often the deadline is looked at."""
 
+_LIBRARY_LOG: Final = f"{__name__}.library"
+
 CONNECT_SECONDS: Final = 10.0
 """How long connection, key exchange and login may take together at most."""
 
@@ -99,6 +101,7 @@ class SshConnection:
         # Answers of a few hundred bytes must not wait for one another.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._transport = paramiko.Transport(self._socket)
+        self._transport.set_log_channel(_LIBRARY_LOG)
         try:
             self._log_in(credentials, seconds)
         except BaseException:
@@ -284,6 +287,9 @@ class SftpConnection:
                 raise ConnectionLost(f"SSH broke at {path} ({error})", endpoint=place) from error
             raise TransferFailed(f"the guest refuses {path} ({error})", endpoint=place) from error
 
+
+# A connection that breaks is no error to the library's log: whoever uses the connection says what it means.
+logging.getLogger(_LIBRARY_LOG).setLevel(logging.CRITICAL)
 
 # One RSA key signs in several ways (RFC 8332).
 _SIGNATURES: Final = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
