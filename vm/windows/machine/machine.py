@@ -148,7 +148,10 @@ class WindowsMachine:
         try:
             yield
         except MachineBroken as error:
-            raise self._stop(error, activity) from error
+            found = self._stop(error, activity)
+            if found is error:
+                raise
+            raise found from error
 
     def hung(self, reason: str) -> DriverFault | MachineBroken:
         """The driver does not come back, as the guest itself can tell; the error that this and later calls raise."""
