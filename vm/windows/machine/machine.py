@@ -60,7 +60,7 @@ class WindowsMachine:
         access: how the guest is reached.
         profile: the profile of its image.
         patience: how long things may take.
-        artefacts: folder for evidence of faults; None to keep nothing.
+        artefacts: says in which folder evidence of a fault goes at this moment; None from it to keep nothing.
         verifier: what Driver Verifier does with each driver.
         progress: is told in a line what takes long.
         released: called once at the end, when the domain is given up.
@@ -77,7 +77,7 @@ class WindowsMachine:
         *,
         profile: str,
         patience: Patience | None = None,
-        artefacts: Path | None = None,
+        artefacts: Callable[[], Path | None] = lambda: None,
         verifier: VerifierRequest | None = None,
         progress: Callable[[str], None] = _silent,
         released: Callable[[], None] = lambda: None,
