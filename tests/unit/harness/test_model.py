@@ -174,6 +174,30 @@ def test_a_refused_creation_whose_pid_the_machine_does_not_know_is_found_by_its_
     assert Kind.MISSING_EXIT in check(scenario, Capture(capture.header, lost)).kinds()
 
 
+def test_refused_creations_whose_pids_nobody_knows_are_told_from_others_that_use_these_pids_next():
+    turns = [
+        step
+        for number in range(5)
+        for step in (Launch(f"b{number}", BAD), Launch(f"a{number}", A), ExitProcess(f"a{number}"))
+    ]
+    steps = (ProvideImage(A), ProvideImage(BAD), SetRules((Rule(Match.SUFFIX, "bad.exe"),)), *turns, Drain())
+    scenario = Scenario("in turn", steps, drain_each_step=False)
+    capture = run_scenario(scenario, FakeMachine(kind="windows"), image=IMAGE)
+
+    def as_windows_tells(item):
+        refused = isinstance(item, Launched) and not item.result.succeeded
+        return replace(item, result=replace(item.result, pid=None, tid=None)) if refused else item
+
+    items = [as_windows_tells(item) for item in capture.items]
+    assert len({item.pid for item in items if isinstance(item, Create)}) == 1, "each process has the same pid"
+
+    verdict = check(scenario, Capture(capture.header, items))
+    assert verdict.passed, verdict.render()
+    denied = next(item for item in items if isinstance(item, Create) and item.status)
+    without = [item for item in items if item is not denied]
+    assert not check(scenario, Capture(capture.header, without)).passed
+
+
 def test_a_full_queue_is_explained_by_its_gap():
     launches = tuple(Launch(f"p{index}", A) for index in range(20))
     scenario = Scenario("overflow", (ProvideImage(A), *launches, Drain(), ReadStatistics()), drain_each_step=False)

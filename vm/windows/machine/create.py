@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from vm.errors import MachineConfigurationError
 from vm.registry import MachineOptions
@@ -61,12 +60,8 @@ def machine_of(
         lease(request),
         access,
         profile=image.manifest.profile.name,
-        artefacts=lambda: artefact_folder(options),
+        artefacts=options.artefacts,
+        occasion=options.occasion,
         verifier=options.verifier,
         progress=options.progress,
     )
-
-
-def artefact_folder(options: MachineOptions) -> Path | None:
-    """Where evidence of a fault goes at this moment; None to keep none."""
-    return None if options.artefacts is None else options.artefacts / options.occasion()
