@@ -66,7 +66,8 @@ class DueNotifications:
 
     def take_exit(self, exit_: Exit) -> Taken | None:
         """The due notification that this one is, or None."""
-        return self._take(exit_.pid, ExpectedExit)
+        taken = self._take(exit_.pid, ExpectedExit)
+        return taken if taken is not None else self._take_unannounced(exit_)
 
     def settle(self, *, late_too: bool) -> Iterator[Expected]:
         """Give up on what is due: yields it and forgets it. What may be late stays unless `late_too`."""
@@ -111,6 +112,15 @@ class DueNotifications:
             if isinstance(entry.expected, kind):
                 self._overtaken.update(earlier.place for earlier in entries[:index])
                 return self._remove(entries, index, pid)
+        return None
+
+    def _take_unannounced(self, exit_: Exit) -> Taken | None:
+        """The exit of a process whose create was lost, so that nothing has told its pid: matched by its status."""
+        for entry in self._unknown:
+            if isinstance(entry.expected, ExpectedExit) and entry.expected.status == exit_.status:
+                self._unknown.remove(entry)
+                entry.expected.pid = exit_.pid
+                return Taken(entry.expected, overtaken=False)
         return None
 
     def _remove(self, entries: list[_Entry], index: int, pid: int) -> Taken:

@@ -62,9 +62,9 @@ class Diagnosis:
                 return MachineCrashed(self._crashed(panic, activity))
             state = self._domain.state()
             if state is not DomainState.RUNNING:
+                ended = self._domain.details.get("ended", "see the hypervisor's log")
                 return MachineBroken(
-                    f"{self._domain.name} is {state.value}, and nobody asked for it (while: {activity}); see the "
-                    f"hypervisor's log: {error}"
+                    f"{self._domain.name} is {state.value}, and nobody asked for it ({ended}; while: {activity})"
                 )
             if isinstance(error, _SILENT) or (isinstance(error, _GONE) and not self._answers(error)):
                 return self._silent(error, activity, driver_loaded=driver_loaded)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vm import win32
-from vm.errors import UnsupportedByMachine, Win32Error
+from vm.errors import MachineError, UnsupportedByMachine, Win32Error
 from vm.machine import Account, ImageKind, LaunchRequest, LaunchResult
 from vm.windows.agent.errors import AgentRefused
 from vm.windows.agent.operations import Agent, Launched, error_of
@@ -81,7 +81,9 @@ class Processes:
                 suspended=request.suspended,
             )
         except AgentRefused as error:
-            raise self._refused(error, request) from error
+            if (meaning := self._meaning(error, request)) is not None:
+                raise meaning from error
+            raise
         if launched.pid is not None and launched.win32_error == 0:
             self._alive[launched.pid] = LaunchedProcess(label, launched.pid, request.image, agent, request.suspended)
         return _result(launched, request)
@@ -170,7 +172,8 @@ class Processes:
             )
         return self._link.agent(Account.STANDARD_USER)
 
-    def _refused(self, error: AgentRefused, request: LaunchRequest) -> Exception:
+    def _meaning(self, error: AgentRefused, request: LaunchRequest) -> MachineError | None:
+        """What a refused launch says of the request; None where it says something of the agent."""
         if error.error == "bad-request" and request.parent is not None and "'parent'" in error.reason:
             return self._not_running(request.parent, "CreateProcessW")
         if error.error == "creator-unreachable" and request.creator is not None:
@@ -182,7 +185,7 @@ class Processes:
                 f"process {request.creator} takes no orders, so that it cannot create another; let a program that "
                 "provide_image put there be the creator"
             )
-        return error
+        return None
 
 
 def too_long(text: str | None) -> bool:
@@ -191,6 +194,8 @@ def too_long(text: str | None) -> bool:
 
 
 def _refuse_what_windows_lacks(request: LaunchRequest) -> None:
+    if "\0" in f"{request.image}{request.command_line}":
+        raise UnsupportedByMachine("CreateProcessW takes texts that end at their first NUL, so that none can hold one")
     if request.two_step:
         raise UnsupportedByMachine(
             "CreateProcessW makes a process and its first thread in one step; the agent in the guest does not call "
