@@ -97,7 +97,7 @@ class GuestLink:
         known = self._agents.get(account)
         if known is None:
             self._check()
-            known = Agent(AgentClient(self._channel(account)), patience=self._patience.call)
+            known = Agent(AgentClient(self._channel(account)), patience=self._patience.call, slack=self._patience.slack)
             with self._lock:
                 self._agents[account] = known
             self._check()
