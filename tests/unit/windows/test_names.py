@@ -32,7 +32,9 @@ def test_a_profile_without_an_image_says_how_to_build_one(name):
 
 
 def test_a_name_that_nobody_knows_lists_those_that_are_known():
-    with pytest.raises(MachineConfigurationError, match=r"no machine 'win12': choose from emulated, mine, .*win11 \(not"):
+    with pytest.raises(
+        MachineConfigurationError, match=r"no machine 'win12': choose from emulated, mine, .*win11 \(not"
+    ):
         image_of("win12", ["mine"])
 
 
