@@ -3,8 +3,8 @@
 /* Room for one attribute; InitializeProcThreadAttributeList says how much it needs and refuses if this is too small. */
 #define ATTRIBUTE_LIST_SIZE 128
 
-/* A restricted version of the caller's own token needs no privilege in CreateProcessAsUserW (Microsoft's page on restricted
- * tokens). */
+/* A restricted version of the caller's own token needs no privilege in CreateProcessAsUserW (Microsoft's page on
+ * restricted tokens). */
 static DWORD limited_token(HANDLE *token)
 {
     HANDLE own = NULL;
