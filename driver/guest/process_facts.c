@@ -66,20 +66,3 @@ void answer_parent(ANSWER *answer, HANDLE process)
 
     answer_optional_number(answer, "parent_pid", known, known ? information.InheritedFromUniqueProcessId : 0);
 }
-
-void answer_elevated(ANSWER *answer, HANDLE process)
-{
-    TOKEN_ELEVATION elevation;
-    HANDLE token = NULL;
-    DWORD size = 0;
-
-    if (OpenProcessToken(process, TOKEN_QUERY, &token) &&
-        GetTokenInformation(token, TokenElevation, &elevation, sizeof(elevation), &size)) {
-        answer_boolean(answer, "elevated", elevation.TokenIsElevated != 0);
-    } else {
-        answer_null(answer, "elevated");
-    }
-    if (token != NULL) {
-        CloseHandle(token);
-    }
-}

@@ -18,6 +18,3 @@ void answer_command_line(ANSWER *answer, HANDLE process, const TEXT *passed);
 
 /* Who the system says the parent is. */
 void answer_parent(ANSWER *answer, HANDLE process);
-
-/* Whether it has an administrator's rights. */
-void answer_elevated(ANSWER *answer, HANDLE process);
