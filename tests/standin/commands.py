@@ -59,18 +59,19 @@ def guest_info(windows, context):
 
 @command("Get-NtproofMachineFact")
 def machine_fact(windows, context):
+    identity = windows.identity
     yield {
-        "ComputerName": "STANDIN",
-        "Caption": "Stand-in",
-        "Edition": "StandIn",
+        "ComputerName": identity.computer_name,
+        "Caption": identity.caption,
+        "Edition": identity.edition,
         "DisplayVersion": "0",
-        "Build": 1,
-        "Revision": 0,
+        "Build": identity.build,
+        "Revision": identity.revision,
         "Architecture": "AMD64",
         "CodeIntegrity": True,
         "TestSigning": windows.test_signing,
         "KernelDebugger": False,
-        "SecureBoot": None,
+        "SecureBoot": identity.secure_boot,
         "MemoryIntegrity": False,
         "CodeIntegrityOptions": 0x3 if windows.test_signing else 0x1,
         "VerifierFlags": windows.verifier_flags,

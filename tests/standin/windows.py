@@ -52,6 +52,18 @@ class StoredFile:
     written: float
 
 
+@dataclass(frozen=True)
+class Identity:
+    """What the system calls itself."""
+
+    computer_name: str = "STANDIN"
+    caption: str = "Stand-in"
+    edition: str = "StandIn"
+    build: int = 1
+    revision: int = 0
+    secure_boot: bool | None = None
+
+
 class Files:
     """Files by path, without regard to case; folders exist when a file or New-Item made them."""
 
@@ -125,6 +137,7 @@ class SmallWindows:
     """
 
     def __init__(self):
+        self.identity = Identity()
         self.files = Files()
         self.services = {}
         self.roots = {}
