@@ -19,7 +19,9 @@ from typing import Any, Final, get_args
 from harness import capture, capture_json, cli, notification, plugin, pytest_options, scenario, scenario_json
 from harness.abi import Match, Rule, Statistics, Version
 from harness.exit_codes import ExitCode
+from vm.emulated.verifier_options import ALWAYS_MADE
 from vm.machine import ImageKind, LaunchResult
+from vm.verifier import DEFAULT_PROBABILITY, LOW_RESOURCES, OPTIONS, STANDARD
 from vm.windows import strict
 from vm.windows.profiles import profile
 
@@ -53,6 +55,7 @@ def pages() -> dict[str, str]:
         "scenario-format.md": _scenario_format,
         "capture-format.md": _capture_format,
         "profile-format.md": _profile_format,
+        "driver-verifier.md": _driver_verifier,
     }
     return {name: "\n".join([NOTICE, "", *make()]).rstrip() + "\n" for name, make in makers.items()}
 
@@ -122,6 +125,38 @@ def _exit_codes() -> Iterator[str]:
     yield _row(str(cli.INTERRUPTED), "interrupted", "Ended by SIGINT.")
     yield _row(str(cli.OUTPUT_CLOSED), "output closed", "The reader of its output went away before all was said.")
     yield from ("", "pytest keeps its own exit codes: 0 all passed, 1 some failed, 4 wrong usage, 5 nothing selected.")
+
+
+def _driver_verifier() -> Iterator[str]:
+    yield from ("# Driver Verifier's options", "")
+    yield from textwrap.wrap(
+        "Settings are names separated by commas: `special-pool,io,low-resources=0.05,pool-tag=Tag1,seed=7`. On every "
+        "kind of machine they have the same names; what each machine does with them is in the table.",
+        120,
+    )
+    heads = ("name", "Microsoft's name, bit", "without a restart on Windows", "emulated machine")
+    yield from ("", _row(*heads), _row(*["---"] * len(heads)))
+    for option in OPTIONS:
+        volatile = {(True, True): "10 and 11", (True, False): "10"}.get((option.volatile_10, option.volatile_11), "no")
+        here = "simulated" if option.name == LOW_RESOURCES else ALWAYS_MADE.get(option.name, "refused")
+        made = f"always made: {here}" if option.name in ALWAYS_MADE else here
+        yield _row(f"`{option.name}`", f"{option.title}, 0x{option.flag:x}", volatile, made)
+    standard = ", ".join(f"`{option.name}`" for option in OPTIONS if option.standard)
+    yield ""
+    yield from textwrap.wrap(f"`{STANDARD}` stands for the options of `verifier /standard`: {standard}.", 120)
+    yield from ("", "Server 2022 counts as Windows 10, Server 2025 as Windows 11. Other options need a restart.")
+    yield from ("", "## Low resources", "")
+    yield from textwrap.wrap(
+        f"`{LOW_RESOURCES}` fails each allocation with a probability, {DEFAULT_PROBABILITY:g} unless one is given; "
+        "with `pool-tag` only pool allocations with that tag. On Windows which of them fail is left to chance. On the "
+        "emulated machine it follows from `seed` (0 unless given), which the machine states among its facts, and from "
+        "how many were made before; the debug output names each call that failed. These can fail there: pool "
+        "allocations, `IoAllocateIrp` and `IoBuild...Request`, `IoAllocateMdl`, `IoAllocateWorkItem`, the buffers of "
+        "Rtl strings, `IoSetCompletionRoutineEx`, `MmProbeAndLockPages` (which raises) and "
+        "`MmMapLockedPagesSpecifyCache`. Windows also ends alertable waits of unprivileged processes with "
+        "STATUS_ALERTED; the emulated machine does not.",
+        120,
+    )
 
 
 class _Options:

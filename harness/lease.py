@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from harness.errors import ConfigurationError, HarnessError
-from harness.machines import Stage, Station, check_unload
+from harness.machines import check_unload
 from harness.model.observe import Observer
 from harness.observed import ObservedProcNotify
 from vm.errors import MachineError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from harness.artefacts import Artefacts
     from harness.capture import Capture
+    from harness.machines import Stage
+    from harness.notification import Notification
     from harness.scenario import Scenario
+    from harness.station import Station
     from harness.verdict import Verdict
     from vm.machine import Machine, RegistryValue
+
+
+_LAST: Final = 1000
+"""Notifications that are kept to be shown."""
 
 
 class HistoryDiscrepancy(HarnessError):
@@ -32,20 +41,26 @@ class Lease:
         station: the machine and the driver.
         machine: the machine once it has been prepared.
         observer: judges whatever the test reads directly.
-        verdicts: verdicts of scenarios that the test ran, in order.
+        read: the last notifications that the test read itself.
+        captures: of scenarios that the test ran, in order.
+        verdicts: on these captures.
+        artefacts: what is kept of the test when it fails.
     """
 
-    def __init__(self, station: Station) -> None:
+    def __init__(self, station: Station, artefacts: Artefacts) -> None:
         self.station = station
         self.machine: Machine | None = None
         self.observer = Observer()
+        self.read: deque[Notification] = deque(maxlen=_LAST)
+        self.captures: list[Capture] = []
         self.verdicts: list[Verdict] = []
+        self.artefacts = artefacts
         self._stage: Stage | None = None
         self._handles: list[ObservedProcNotify] = []
 
     def open(self, machine: Machine, **arguments: Any) -> ObservedProcNotify:
         """Open the driver's device; the handle is closed when the test ends. Arguments as for `ProcNotify`."""
-        opened = ObservedProcNotify(machine, self.observer, **arguments)
+        opened = ObservedProcNotify(machine, self._observe, **arguments)
         self._handles.append(opened)
         return opened
 
@@ -59,18 +74,19 @@ class Lease:
             raise HarnessError("a scenario needs a machine that has been prepared")
         ran = run_scenario(scenario, self.machine, image=image)
         capture = Capture(ran.header, tuple(ran.items))
+        self.captures.append(capture)
         verdict = check(scenario, capture)
         self.verdicts.append(verdict)
         return capture, verdict
 
-    def prepare(self, stage: Stage, parameters: Mapping[str, RegistryValue]) -> Machine:
+    def prepare(self, stage: Stage, parameters: Mapping[str, RegistryValue], *, fresh: bool = False) -> Machine:
         """Bring the machine to a stage; a test has one machine in one stage. Raises as `Station.prepare`."""
         if self._stage not in {None, stage}:
             message = "a test has one machine: ask for one fixture of clean_machine, bare_machine and machine, not two"
             raise ConfigurationError(message)
         if self.machine is None:
             self._stage = stage
-            self.machine = self.station.prepare(stage, parameters)
+            self.machine = self.station.prepare(stage, parameters, fresh=fresh)
         return self.machine
 
     def finish(self, *, crash_expected: bool) -> None:
@@ -96,6 +112,10 @@ class Lease:
         """Leave the station as far as that is possible: the next test restores or revives the machine anyway."""
         with suppress(MachineError):
             self.close_handles()
+
+    def _observe(self, found: Sequence[Notification]) -> None:
+        self.observer.feed_all(found)
+        self.read.extend(found)
 
     def reached(self) -> list[Verdict]:
         """The verdicts to show with a failure: of scenarios, and of what was read directly."""

@@ -3,6 +3,9 @@
 a fault of the driver under test   a failure, whichever phase it came in, with the crash report in full
 a machine that failed              an error; later tests on that machine skip with this first cause
 an ability the machine lacks       a skip with its reason
+
+What shows the fault is kept in the test's folder of artefacts and listed in the report, and in the junit file as
+properties of the test: ``machine`` and ``facts`` of every test, ``bugcheck`` or ``hang``, and each ``artefact``.
 """
 
 from __future__ import annotations
@@ -14,9 +17,12 @@ import pytest
 
 from harness.errors import BuildError, HarnessError
 from harness.lease import HistoryDiscrepancy, Lease
-from harness.machines import DriverUnusable, StationUnusable, UncleanUnload
+from harness.machines import DriverUnusable, UncleanUnload
+from harness.pytest_run import one_line
+from harness.station import StationUnusable
 from vm.errors import (
     DriverFault,
+    DriverHung,
     MachineBroken,
     MachineConfigurationError,
     MachineCrashed,
@@ -26,6 +32,7 @@ from vm.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 LEASE: Final = pytest.StashKey[Lease]()
 """What an item does with its station."""
@@ -55,26 +62,88 @@ def place_on_owner(item: pytest.Item, call: pytest.CallInfo[None], report: pytes
         return
     error = call.excinfo.value
     lease = item.stash.get(LEASE, None)
+    fault = _fault_of(error, lease)
     if isinstance(error, _DRIVER_OWNED):
         if report.when == "setup":
             report.when = "call"
     elif isinstance(error, _MACHINE_OWNED):
-        report.when = "setup"
+        if report.when == "call":
+            report.when = "setup"
         if lease is not None:
-            lease.station.give_up(str(error))
+            _note(lease, error)
     if isinstance(error, (MachineError, HarnessError)):
         report.longrepr = _short(item, call.excinfo)
-    report.sections += _evidence(error, lease)
+    evidence = list(_evidence(error, fault, lease))
+    report.sections += evidence
+    if fault is not None or isinstance(error, MachineBroken):
+        text = f"{item.nodeid}\n\n{type(error).__name__}: {error}\n"
+        text += "".join(f"\n{title}:\n{content}\n" for title, content in evidence)
+        _keep(item, report, lease, fault, text)
 
 
-def _evidence(error: BaseException, lease: Lease | None) -> Iterator[tuple[str, str]]:
+def add_facts(item: pytest.Item) -> None:
+    """Let report files tell on which machine a test ran."""
+    lease = item.stash.get(LEASE, None)
+    if lease is not None and lease.machine is not None:
+        facts = lease.machine.facts
+        item.user_properties += [("machine", facts.machine), ("facts", one_line(facts))]
+
+
+def _note(lease: Lease, error: BaseException) -> None:
+    """Tell the station what happened to it in whichever phase; what it raised itself it knows already."""
+    if isinstance(error, MachineBroken):
+        lease.station.note_failure(error)
+    else:
+        lease.station.give_up(str(error))
+
+
+def _fault_of(error: BaseException, lease: Lease | None) -> DriverFault | None:
+    """The bugcheck or the hang behind a failure; a scenario's verdict tells of a crash without raising it."""
+    for cause in _causes(error):
+        if isinstance(cause, DriverFault):
+            return cause
+    crash = None if lease is None or lease.machine is None else lease.machine.crash
+    return None if crash is None else MachineCrashed(crash)
+
+
+def _evidence(error: BaseException, fault: DriverFault | None, lease: Lease | None) -> Iterator[tuple[str, str]]:
     """What to print with a failure: the bugcheck behind it, and the verdicts that are not its message already."""
-    crashed = next((cause for cause in _causes(error) if isinstance(cause, MachineCrashed)), None)
-    if crashed is not None:
-        yield "bugcheck", crashed.report.render()
+    if isinstance(fault, MachineCrashed):
+        yield "bugcheck", fault.report.render()
     for verdict in () if lease is None else lease.reached():
         if (text := verdict.render()) not in str(error):
             yield "verdict", text
+
+
+def _keep(
+    item: pytest.Item, report: pytest.TestReport, lease: Lease | None, fault: DriverFault | None, text: str
+) -> None:
+    """Keep what shows a fault, and tell where in the report and in the test's properties."""
+    if lease is None:
+        return
+    kept: list[Path] = []
+    if isinstance(fault, MachineCrashed):
+        crash = fault.report
+        parameters = ", ".join(f"0x{one:X}" for one in crash.parameters)
+        item.user_properties.append(("bugcheck", f"0x{crash.code:X} {crash.name} ({parameters})"))
+        kept += crash.artefacts
+    elif fault is not None:
+        item.user_properties.append(("hang", str(fault)))
+        kept += fault.artefacts if isinstance(fault, DriverHung) else ()
+    try:
+        kept += _write(lease, text)
+    except OSError as failure:
+        report.sections.append(("artefacts", f"not all could be kept: {failure}"))
+    item.user_properties += [("artefact", str(path)) for path in kept]
+    if kept:
+        report.sections.append(("artefacts", "\n".join(map(str, kept))))
+
+
+def _write(lease: Lease, text: str) -> list[Path]:
+    kept = [lease.artefacts.write_report(text), *lease.artefacts.write_captures(lease.captures)]
+    if lease.machine is not None and lease.read:
+        kept.append(lease.artefacts.write_read(lease.machine.facts, lease.read))
+    return kept
 
 
 def _short(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> str:

@@ -237,6 +237,19 @@ class Checkpoint(Protocol):
     """An opaque whole-machine state."""
 
 
+@dataclass(frozen=True)
+class WitnessRecord:
+    """One record that the system itself keeps of a process.
+
+    Attributes:
+        record_id: its number in the log; records are ordered by it.
+        xml: the record as the system renders it, one Event element.
+    """
+
+    record_id: int
+    xml: str
+
+
 @runtime_checkable
 class Machine(Protocol):
     """A Windows system, real or emulated, on which drivers are installed and processes run.
@@ -365,3 +378,18 @@ class Machine(Protocol):
 
     def close(self) -> None:
         """Give the machine up; every resource of it is released. Closing twice does nothing."""
+
+
+@runtime_checkable
+class WitnessedMachine(Protocol):
+    """A machine whose system records by itself which processes came and went, independently of any driver."""
+
+    def witness_mark(self) -> int:
+        """Where the record is now; give it to `witness_records` after a run. Raises as Machine's methods."""
+
+    def witness_records(self, mark: int) -> list[WitnessRecord]:
+        """Every process creation and exit (security events 4688 and 4689) recorded since a mark, in order.
+
+        Raises:
+            MachineBroken: some of them are lost.
+        """

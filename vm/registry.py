@@ -14,6 +14,7 @@ from vm.errors import MachineConfigurationError
 
 if TYPE_CHECKING:
     from vm.machine import Machine
+    from vm.verifier import VerifierSettings
 
 EMULATED: Final = "emulated"
 
@@ -35,6 +36,11 @@ def _silent(_line: str) -> None:
     """Tell nobody."""
 
 
+def _machine() -> str:
+    """What a machine is used for, where nobody says more."""
+    return "machine"
+
+
 @dataclass(frozen=True)
 class MachineOptions:
     """How a machine is made. Each kind of machine takes what concerns it.
@@ -45,6 +51,9 @@ class MachineOptions:
         worker: name of the worker that the machine is for, as pytest-xdist says; ``main`` without it.
         slots: how many machines of one image may run on the hypervisor at once.
         artefacts: folder for what is kept of crashes and hangs; None to keep nothing.
+        occasion: names what the machine is used for at this moment; the folder of that name below `artefacts`, which
+            may exist, gets a folder of its own for each crash and hang.
+        verifier: Driver Verifier's settings; None for none.
         tools: builds the programs that run inside a guest; None where no Windows machine is wanted.
         progress: is told in a line what takes long.
     """
@@ -54,6 +63,8 @@ class MachineOptions:
     worker: str = "main"
     slots: int = 4
     artefacts: Path | None = None
+    occasion: Callable[[], str] = _machine
+    verifier: VerifierSettings | None = None
     tools: Callable[[], GuestProgramFiles] | None = None
     progress: Callable[[str], None] = _silent
 
@@ -79,4 +90,5 @@ def create_machine(name: str, options: MachineOptions | None = None) -> Machine:
     from vm.emulated.kernel import KernelOptions
     from vm.emulated.machine import EmulatedMachine
 
-    return EmulatedMachine(name, KernelOptions(profile=(options or MachineOptions()).profile))
+    options = options or MachineOptions()
+    return EmulatedMachine(name, KernelOptions(profile=options.profile, verifier=options.verifier))

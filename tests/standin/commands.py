@@ -65,7 +65,7 @@ def machine_fact(windows, context):
         "Caption": identity.caption,
         "Edition": identity.edition,
         "DisplayVersion": "0",
-        "Build": identity.build,
+        "Build": windows.system.build,
         "Revision": identity.revision,
         "Architecture": "AMD64",
         "CodeIntegrity": True,

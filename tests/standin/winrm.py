@@ -31,6 +31,7 @@ from tests.standin.certificates import make_certificate
 from tests.standin.pipelines import Pool
 from tests.standin.windows import ADMINISTRATOR, SmallWindows
 from vm.windows.remoting.schema import guest_schema
+from vm.windows.remoting.tls import TlsSocket
 
 NAMESPACES = {
     "s": "http://www.w3.org/2003/05/soap-envelope",
@@ -126,6 +127,7 @@ class StandIn:
 
     def start(self):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.sslsocket_class = TlsSocket
         context.load_cert_chain(self.certificate.write(Path(self._folder.name)))
         self._server = _Server((self.host, self.port), self, context)
         self.port = self._server.server_address[1]
@@ -137,6 +139,13 @@ class StandIn:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
+        for pool in self.pools.values():
+            pool.close()
+        self.pools.clear()
+        self.reset_connections()
+
+    def forget(self):
+        """Lose every shell and every connection, as a guest does that was put back; it listens on."""
         for pool in self.pools.values():
             pool.close()
         self.pools.clear()

@@ -11,19 +11,27 @@ import os
 import ssl
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from tests.standin.certificates import Certificate
 from tests.standin.guest import settings
-from tests.standin.guest.control import Control
-from tests.standin.guest.crash_dump import recover_dump
+from tests.standin.guest.control import Control, freeze
+from tests.standin.guest.crash_dump import bugcheck, recover_dump
 from tests.standin.guest.disk_files import DiskFiles
-from tests.standin.guest.program_socket import LineSocket, program_socket
+from tests.standin.guest.program_socket import ProgramSocket
+from tests.standin.ntguest import serve
+from tests.standin.system import System
 from tests.standin.windows import Identity, SmallWindows
 from tests.standin.winrm import StandIn
+from vm.emulated.kernel import KernelOptions
+from vm.machine import Account
 
 USERS = Path("/run/standin/users")
 REMOTING_PORT = 5986
+AGENT = "ntguest.exe"
+SOCKETS = {"administrator": Account.ADMINISTRATOR, "standard-user": Account.STANDARD_USER}
+_LOG = logging.getLogger(__name__)
 
 
 def make_windows(kept):
@@ -38,10 +46,13 @@ def make_windows(kept):
         computer_name=kept.computer_name,
         caption="Linux, standing in for Windows",
         edition=kept.edition,
-        build=kept.build,
         revision=kept.revision,
         secure_boot=kept.secure_boot,
     )
+    # A Windows of the build that was installed.
+    windows.system = System(windows, KernelOptions(build=kept.build))
+    windows.system.on_bugcheck = lambda report: bugcheck(windows, report.code, report.parameters)
+    windows.system.on_hang = lambda _error: freeze()
     return windows
 
 
@@ -66,17 +77,32 @@ def make_endpoint(windows, kept):
     )
 
 
+def run_program(windows, account, path, lines, send):
+    """What a command of SSH runs: ntguest.exe, which is this process."""
+    if path.rpartition("\\")[2].lower() != AGENT:
+        _LOG.warning("%s is no program that runs here", path)
+        return
+    serve(windows, lines, send, account=account)
+
+
+def warm_up(windows):
+    """Make what the first call would make, so that saved memory holds it."""
+    with windows.system.using():
+        pass
+
+
 def main():
     logging.basicConfig(stream=sys.stdout, level=logging.WARNING, format="standin: %(name)s: %(message)s")
     kept = settings.load_settings()
     windows = make_windows(kept)
     recover_dump(windows)
-    sockets = (
-        program_socket("administrator", windows.program),
-        program_socket("standard-user", windows.program, for_everybody=True),
+    agents = tuple(
+        ProgramSocket(name, partial(run_program, windows, account), for_everybody=account is Account.STANDARD_USER)
+        for name, account in SOCKETS.items()
     )
     endpoint = make_endpoint(windows, kept)
-    sockets += (LineSocket("control", Control(windows, endpoint, sockets).serve),)
+    ProgramSocket("control", Control(windows, endpoint, agents).serve)
+    warm_up(windows)
     endpoint.start()
     windows.restart_asked.wait()
     subprocess.run(["reboot"], check=True)

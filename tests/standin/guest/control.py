@@ -34,8 +34,12 @@ class Control:
         self._endpoint = endpoint
         self._sockets = sockets
 
-    def serve(self, order, _lines, send):
+    def serve(self, order, _lines, send_bytes):
         """Answer one order: ``ok``, or what is wrong with it."""
+
+        def send(line):
+            send_bytes(line.encode() + b"\n")
+
         name, *arguments = order.split()
         method = getattr(self, f"do_{name.replace('-', '_')}", None)
         try:
@@ -64,9 +68,9 @@ class Control:
 
         return reset
 
-    def do_freeze(self):
+    def dofreeze(self):
         """Stop every process: connections are still taken, by the kernel, and nothing answers."""
-        return _freeze
+        return freeze
 
     def do_reboot(self):
         """Restart at once, whatever runs."""
@@ -119,7 +123,8 @@ class Control:
         threading.Thread(target=_die_after, args=(count,), daemon=True).start()
 
 
-def _freeze():
+def freeze():
+    """Stop every process of the guest; its kernel goes on."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(-1, signal.SIGSTOP)
     os.kill(os.getpid(), signal.SIGSTOP)

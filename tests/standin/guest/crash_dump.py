@@ -38,7 +38,7 @@ def dump_header(build, code, parameters):
 def bugcheck(windows, code, parameters):
     """Stop this guest as a bugcheck stops Windows: the dump is on the disk, then the kernel panics. Never returns."""
     if windows.crash_control["DumpType"]:
-        windows.files.write(DUMP_FILE, dump_header(windows.identity.build, code, parameters))
+        windows.files.write(DUMP_FILE, dump_header(windows.system.build, code, parameters))
     os.sync()
     panic()
 
@@ -59,5 +59,5 @@ def recover_dump(windows):
     for record in records:
         record.unlink()
     if b"NMI" in words and windows.crash_control["DumpType"]:
-        header = dump_header(windows.identity.build, NMI_HARDWARE_FAILURE, (HARDWARE_CAUSE, 0, 0, 0))
+        header = dump_header(windows.system.build, NMI_HARDWARE_FAILURE, (HARDWARE_CAUSE, 0, 0, 0))
         windows.files.write(DUMP_FILE, header)

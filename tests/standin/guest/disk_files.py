@@ -65,7 +65,13 @@ class DiskFiles:
                 del kept[-1:]
             elif part not in {"", "."}:
                 kept.append(part)
-        return self._root.joinpath(f"{drive.upper()}:", *kept)
+        if drive.upper() != "C":
+            raise Refused(win32.ERROR_PATH_NOT_FOUND, "CreateFileW")
+        return self._root.joinpath("C:", *kept)
+
+    def key(self, path):
+        """The same text for every way to write the same path."""
+        return "c:\\" + self.place(path).relative_to(self._root / "C:").as_posix().replace("/", "\\").lower()
 
     def get(self, path):
         place = self.place(path)

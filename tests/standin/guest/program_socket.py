@@ -8,14 +8,12 @@ import socket
 import threading
 from pathlib import Path
 
-from tests.standin.windows import Refused
-
 FOLDER = Path("/run/standin")
 _LOG = logging.getLogger(__name__)
 
 
-class LineSocket:
-    """A socket in the file system; `serve` gets the first line, the lines after it, and a function that sends one.
+class ProgramSocket:
+    """A socket in the file system; `serve` gets the first line, the lines after it as bytes, and what sends bytes.
 
     It is called in a thread of its own for each connection.
     """
@@ -47,10 +45,10 @@ class LineSocket:
         self._connections.add(connection)
         try:
             with connection, connection.makefile("rb") as reading:
-                lines = (line.decode().rstrip("\r\n") for line in reading)
-                first = next(lines, None)
-                if first is not None:
-                    self._serve(first, lines, lambda line: connection.sendall(line.encode() + b"\n"))
+                first = reading.readline()
+                if first:
+                    lines = (line.rstrip(b"\r\n") for line in reading)
+                    self._serve(first.decode().rstrip("\r\n"), lines, connection.sendall)
         except OSError:
             # Whoever was there is gone.
             pass
@@ -58,19 +56,4 @@ class LineSocket:
             _LOG.exception("a connection ended")
         finally:
             self._connections.discard(connection)
-
-
-def program_socket(name, find, *, for_everybody=False):
-    """A socket whose connections run programs; `find` gives the program for a path, or raises Refused."""
-
-    def serve(path, lines, send):
-        try:
-            program = find(path)
-        except Refused as refused:
-            _LOG.warning("%s: %s", path, refused)
-            return
-        for line in program([], lines):
-            send(line)
-
-    return LineSocket(name, serve, for_everybody=for_everybody)
 

@@ -271,6 +271,12 @@ class Guest:
         """The dumps that the guest keeps, newest last."""
         return [_read(CrashDump, row) for row in self.session.call("Get-NtproofCrashDump")]
 
+    def read_file(self, path: str, count: int) -> bytes:
+        """The first bytes of a file, at most 2 MiB of them. Raises Win32Error ERROR_FILE_NOT_FOUND 2 and others."""
+        data = self.session.one("Read-NtproofFileChunk", Path=path, Offset=0, Count=count)["Data"]
+        assert isinstance(data, bytes)
+        return data
+
     def keep_dumps(self, dump_type: int = 1, *, auto_reboot: bool = False) -> None:
         """Set what happens at a bugcheck: 0 no dump, 1 complete, 2 kernel, 3 small, 7 automatic."""
         self.session.call("Set-NtproofCrashControl", DumpType=dump_type, AutoReboot=auto_reboot)

@@ -190,6 +190,12 @@ class GuestSession:
         """Run cmdlets that every Windows has; for sending the module itself. Raises as `call`."""
         return list(self._usable().run(calls, deadline))
 
+    def abort(self) -> None:
+        """Break the connection, from any thread and without waiting: a call under way ends as ConnectionLost."""
+        connection = self._connection
+        if connection is not None:
+            connection.abort()
+
     def close(self) -> None:
         """End the session; what it started in the guest ends with it. Closing twice does nothing."""
         if self._connection is not None:
