@@ -32,6 +32,7 @@ COMMAND_LINE = (
 _SYSTEM_FILES = {"inittab": 0o644, "rcS": 0o755, "start-windows": 0o755, "udhcpc.sh": 0o755}
 _FOLDERS = ("dev", "proc", "sys", "run", "tmp", "mnt", "media", "root", "var/lib/standin", "etc/ssh")
 _CONSOLE = {"dev/console": Member(None, 0o600, device=(5, 1))}
+_NOT_IN_THE_GUEST = ("vm/windows/hypervisor/", "vm/windows/images/", "vm/windows/profiles/")
 _PE_PROGRAMS = (base_system.PYTHON, base_system.LOADER, "sbin/mkfs.fat", "sbin/mke2fs", "etc/mke2fs.conf")
 _PE_LIBRARY = ("xml/", "encodings/", "collections/", "importlib/", "json/", "re/", "urllib/", "lib-dynload/termios")
 _PE_SHARED = ("ld-linux", *(f"lib{name}.so." for name in "blkid c com_err e2p expat ext2fs m uuid z".split()))
@@ -53,8 +54,9 @@ def project_files():
     found = {}
     for folder in ("vm", "tests/standin"):
         for path in sorted((ROOT / folder).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                found[path.relative_to(ROOT).as_posix()] = path.read_bytes()
+            name = path.relative_to(ROOT).as_posix()
+            if path.is_file() and "__pycache__" not in path.parts and not name.startswith(_NOT_IN_THE_GUEST):
+                found[name] = path.read_bytes()
     return found
 
 
