@@ -21,7 +21,7 @@ from spnego._ntlm_raw.crypto import ntowfv1
 
 from tests.standin.guest import accounts, settings
 from tests.standin.guest.disk_files import DiskFiles
-from vm.windows.remoting import module
+from vm.windows.remoting import module_files
 
 INSTALLED = Path("/usr/share/standin/windows.json")
 """What the image calls itself: build, revision, edition."""
@@ -113,7 +113,7 @@ def openssh(_setup):
 def guest_module(setup):
     if setup.data["guest_module"]:
         files = DiskFiles()
-        modules = module.FOLDER.rpartition("\\")[0]
+        modules = module_files.FOLDER.rpartition("\\")[0]
         for source in (setup.scripts / "guest").iterdir():
             files.write(rf"{modules}\{setup.data['guest_module']}\{source.name}", source.read_bytes())
     return {}
