@@ -168,14 +168,16 @@ class Connection:
                     return None
                 raise
 
-    def start(self, domain: Domain, *, ends_with_connection: bool = False) -> DomainHandle:
+    def start(self, domain: Domain, *, ends_with_connection: bool = False, paused: bool = False) -> DomainHandle:
         """Start a domain that is gone when it goes off.
 
         Args:
             domain: the domain.
             ends_with_connection: whether the hypervisor destroys it when this connection ends.
+            paused: whether it waits until it is resumed.
         """
         flags = libvirt.VIR_DOMAIN_START_AUTODESTROY if ends_with_connection else 0
+        flags |= libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
         with self.doing(f"domain {domain.name}: cannot be started"):
             return DomainHandle(self, self.raw.createXML(domain.to_xml(), flags))
 
@@ -217,23 +219,22 @@ class Connection:
 
 
 def _dotted(number: int) -> tuple[int, int, int]:
-    """libvirt's numbers: 1,000,000 * major + 1,000 * minor + release (virGetVersion)."""
+    """Libvirt's numbers: 1,000,000 * major + 1,000 * minor + release (virGetVersion)."""
     return number // 1_000_000, number // 1000 % 1000, number % 1000
 
 
 def _check_user(uri: HypervisorUri) -> None:
-    if uri.driver == "qemu" and uri.is_local and uri.path == "/session" and os.geteuid() == 0:
+    # A socket that is named belongs to a daemon that was started on purpose.
+    if os.geteuid() == 0 and uri.driver == "qemu" and uri.path == "/session" and "socket" not in uri.parameters:
         raise MachineConfigurationError(
-            f"{uri.text}: there is no session for root; give --connect qemu:///system, or run as an ordinary user"
-        ) if not uri.parameters.get("socket") else None
+            f"{uri.text}: root has no session; give --connect qemu:///system, or run as an ordinary user"
+        )
 
 
 def _not_opened(uri: HypervisorUri, error: libvirt.libvirtError) -> MachineBroken | MachineConfigurationError:
     words = words_of(error)
     if "authentication" in words or "Permission denied" in words:
-        remedy = (
-            "let this user connect (on Debian: adduser NAME libvirt, then log in again), or give --connect qemu:///session"
-        )
+        remedy = "let this user connect (on Debian: adduser NAME libvirt, then log in again), or give --connect qemu:///session"
         return MachineConfigurationError(f"{uri.text}: {words}; {remedy}")
     if uri.is_local and ("Failed to connect socket" in words or "Cannot find" in words):
         return MachineConfigurationError(

@@ -9,14 +9,13 @@ import libvirt
 import libvirt_qemu
 
 from vm.windows.hypervisor.domain_xml import Domain
-from vm.windows.hypervisor.libvirt_errors import NO_DOMAIN, NO_METADATA, code_of, translated
+from vm.windows.hypervisor.libvirt_errors import NO_DOMAIN, NO_METADATA, code_of
 from vm.windows.hypervisor.mark import NAMESPACE, Mark
 from vm.windows.hypervisor.xml_fields import XmlError
 
 if TYPE_CHECKING:
     from vm.windows.hypervisor.connection import Connection
 
-NON_MASKABLE_INTERRUPT_TIME: Final = 0
 DESTROYED_ALREADY: Final = frozenset({libvirt.VIR_ERR_OPERATION_INVALID, NO_DOMAIN})
 
 
@@ -72,6 +71,18 @@ class DomainHandle:
                 if code_of(error) == NO_DOMAIN:
                     return LibvirtState.SHUTOFF
                 raise
+
+    def pause_reason(self) -> int:
+        """Why it is paused (virDomainPausedReason)."""
+        with self._doing("does not say what it does"):
+            return int(self.raw.state(0)[1])
+
+    def disk_error(self) -> str:
+        """Which disk failed, and whether it was for want of space; empty where none did."""
+        with self._doing("does not say which disk failed"):
+            errors: dict[str, int] = self.raw.diskErrors(0)
+        words = {libvirt.VIR_DOMAIN_DISK_ERROR_NO_SPACE: "no space left"}
+        return ", ".join(f"{disk}: {words.get(error, 'input/output error')}" for disk, error in errors.items())
 
     def domain(self) -> Domain:
         """The domain as libvirt has it now.
@@ -159,11 +170,9 @@ class DomainHandle:
 
     def monitor(self, command: str) -> str:
         """What QEMU's human monitor answers to a command."""
-        with self._doing(f"QEMU's monitor does not answer to {command.split()[0]}"):
+        with self._doing(f"QEMU's monitor does not answer to {command.split(maxsplit=1)[0]}"):
             return str(
-                libvirt_qemu.qemuMonitorCommand(
-                    self.raw, command, libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
-                )
+                libvirt_qemu.qemuMonitorCommand(self.raw, command, libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)
             )
 
     def screenshot(self) -> bytes:

@@ -27,7 +27,8 @@ from vm.windows.hypervisor.xml_fields import choice, file, part, text, whole
 _LOG = logging.getLogger(__name__)
 
 _BLOCK: Final = 1 << 20
-_MODE: Final = "0700"
+_PRIVATE: Final = "0700"
+_PASSABLE: Final = "0711"
 _TRIES: Final = 5
 
 
@@ -38,7 +39,7 @@ class PoolDefinition:
     kind: str = text("@type", default="dir")
     name: str = text("name")
     path: Path = file("target/path")
-    mode: str = text("target/permissions/mode", default=_MODE)
+    mode: str = text("target/permissions/mode", default=_PRIVATE)
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,22 @@ class HostFolder:
     Args:
         connection: to the hypervisor.
         path: the folder, absolute, on the hypervisor's host; made when it is not there.
+        passable: whether other users may reach the files in it that they can read, without listing them.
 
     Raises:
         MachineBroken: it cannot be made, or is no folder.
     """
 
-    def __init__(self, connection: Connection, path: Path) -> None:
+    def __init__(self, connection: Connection, path: Path, *, passable: bool = False) -> None:
         self._connection = connection
         self.path = path
+        self._mode = _PASSABLE if passable else _PRIVATE
         self._pool = self._found_or_made()
+
+    def close(self) -> None:
+        """Have libvirt forget the folder: for one that nobody else uses. The files stay."""
+        with self._doing("cannot be let go"):
+            self._pool.destroy()
 
     def path_of(self, name: str) -> Path:
         """The path of a file on the hypervisor's host."""
@@ -127,7 +135,9 @@ class HostFolder:
         self.remove(name)
         below = self._volume(source, Known.NO)
         if below is None:
-            raise MachineBroken(f"{self.path_of(source)}: it is gone, although it is needed; see who removes files there")
+            raise MachineBroken(
+                f"{self.path_of(source)}: it is gone, although it is needed; see who removes files there"
+            )
         with self._doing(f"{source} cannot be copied"):
             definition = VolumeDefinition(name=name, capacity=0, format=ImageFormat.RAW)
             self._pool.createXMLFrom(_xml(definition, "volume"), below, 0)
@@ -190,7 +200,7 @@ class HostFolder:
         return self._connection.doing(f"folder {self.path}: {failed}")
 
     def _found_or_made(self) -> Any:
-        definition = _xml(PoolDefinition(name=f"ntproof-{uuid4().hex[:12]}", path=self.path), "pool")
+        definition = _xml(PoolDefinition(name=f"ntproof-{uuid4().hex[:12]}", path=self.path, mode=self._mode), "pool")
         with self._doing("cannot be used as a storage pool"):
             for attempt in range(_TRIES):
                 if (pool := self._found()) is not None:
@@ -220,7 +230,7 @@ class HostFolder:
         return None
 
     def _volume(self, name: str, known: Known = Known.YES) -> Any:
-        """libvirt's object of a file; None where there is none, looked for anew where QEMU may have written it."""
+        """The object of a file; None where there is none, looked for anew where QEMU may have written it."""
         with self._doing(f"{name} cannot be looked up"):
             for refresh in (False, True) if known is Known.NO else (False,):
                 if refresh:

@@ -51,7 +51,9 @@ class HypervisorUri:
             raise MachineConfigurationError(f"{text!r} is no libvirt URI: {error}; as {DEFAULT}") from error
         driver, _, transport = parts.scheme.partition("+")
         if not driver:
-            raise MachineConfigurationError(f"{text!r} is no libvirt URI; give one as {DEFAULT} or qemu+ssh://host/system")
+            raise MachineConfigurationError(
+                f"{text!r} is no libvirt URI; give one as {DEFAULT} or qemu+ssh://host/system"
+            )
         if parts.password is not None:
             raise MachineConfigurationError("a libvirt URI carries no password; use a key or an authentication file")
         return cls(
