@@ -154,9 +154,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     described = config.stash.get(_DESCRIPTION, [])
     if not described and _RUN not in config.stash:
         return
+    from harness.pytest_reports import witness_lines
     from harness.pytest_run import closing_lines
 
-    for text in [*described, *closing_lines(config.stash[_OPTIONS])]:
+    reports = [report for some in terminalreporter.stats.values() for report in some]
+    for text in [*described, *witness_lines(reports), *closing_lines(config.stash[_OPTIONS])]:
         for line in text.splitlines():
             terminalreporter.write_line(line)
 
@@ -195,7 +197,8 @@ def lease(request: pytest.FixtureRequest, station: Station) -> Iterator[Lease]:
 
     artefacts = _run(request.config).artefacts
     artefacts.begin(request.node.nodeid)
-    taken = request.node.stash[LEASE] = Lease(station, artefacts)
+    witness = request.config.stash[_OPTIONS].witness
+    taken = request.node.stash[LEASE] = Lease(station, artefacts, witness=witness)
     yield taken
     taken.give_back()
 

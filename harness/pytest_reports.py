@@ -10,13 +10,14 @@ properties of the test: ``machine`` and ``facts`` of every test, ``bugcheck`` or
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from harness.errors import BuildError, HarnessError
-from harness.lease import HistoryDiscrepancy, Lease
+from harness.lease import HistoryDiscrepancy, Lease, WitnessDisagrees
 from harness.machines import DriverUnusable, UncleanUnload
 from harness.pytest_run import one_line
 from harness.station import StationUnusable
@@ -31,13 +32,15 @@ from vm.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 LEASE: Final = pytest.StashKey[Lease]()
 """What an item does with its station."""
+WITNESS_NOTE: Final = "witness"
+"""Property of a test of which the witness did not see everything."""
 
-_DRIVER_OWNED: Final = (DriverFault, DriverUnusable, UncleanUnload, HistoryDiscrepancy)
+_DRIVER_OWNED: Final = (DriverFault, DriverUnusable, UncleanUnload, HistoryDiscrepancy, WitnessDisagrees)
 _MACHINE_OWNED: Final = (MachineBroken, MachineConfigurationError, BuildError)
 
 
@@ -84,9 +87,23 @@ def place_on_owner(item: pytest.Item, call: pytest.CallInfo[None], report: pytes
 def add_facts(item: pytest.Item) -> None:
     """Let report files tell on which machine a test ran."""
     lease = item.stash.get(LEASE, None)
-    if lease is not None and lease.machine is not None:
-        facts = lease.machine.facts
+    facts = None if lease is None else lease.station.facts
+    if lease is not None and facts is not None:
         item.user_properties += [("machine", facts.machine), ("facts", one_line(facts))]
+        item.user_properties += [(WITNESS_NOTE, note) for note in lease.notes]
+
+
+def witness_lines(reports: Iterable[object]) -> list[str]:
+    """What the witness could not see in a run, for its end: each kind of it once."""
+    notes = [
+        str(value)
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "teardown"
+        for name, value in report.user_properties
+        if name == WITNESS_NOTE
+    ]
+    counted = Counter(note.rpartition(": ")[2] for note in notes)
+    return [f"ntproof: witness: {note} ({count} times)" for note, count in counted.items()]
 
 
 def _note(lease: Lease, error: BaseException) -> None:

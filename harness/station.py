@@ -37,6 +37,10 @@ class StationUnusable(HarnessError):
     """The machine or the driver's build failed earlier in this run: owner infrastructure. The message is its cause."""
 
 
+def _leave_alone(_machine: Machine) -> None:
+    """Do nothing with a machine."""
+
+
 def _tell_nobody(_facts: MachineFacts) -> None:
     """Say nothing of a machine."""
 
@@ -52,6 +56,7 @@ class Station:
 
     Attributes:
         name: the machine's name as given to ``--vm``.
+        facts: what the machine said of itself when it was made, None before.
         unusable: the cause that made the station useless, or None.
     """
 
@@ -63,6 +68,7 @@ class Station:
         introduce: Callable[[MachineFacts], None] = _tell_nobody,
     ) -> None:
         self.name = name
+        self.facts: MachineFacts | None = None
         self.unusable: str | None = None
         self._create = create
         self._driver = driver
@@ -83,13 +89,19 @@ class Station:
             MachineBroken, MachineConfigurationError: it cannot be had.
         """
         if self._machine is None:
-            made = self._machine = self._create()
+            self._machine = self._create()
             self._used = False
-            self._introduce(made.facts)
+            self.facts = self._machine.facts
+            self._introduce(self.facts)
         return self._machine
 
     def prepare(
-        self, stage: Stage, parameters: Mapping[str, RegistryValue] | None = None, *, fresh: bool = False
+        self,
+        stage: Stage,
+        parameters: Mapping[str, RegistryValue] | None = None,
+        *,
+        fresh: bool = False,
+        when_clean: Callable[[Machine], None] = _leave_alone,
     ) -> Machine:
         """Bring the machine to `stage`, without a trace of the test before.
 
@@ -97,6 +109,8 @@ class Station:
             stage: how far.
             parameters: values for the driver's Parameters key.
             fresh: whether the machine must be one that nothing of the run has touched, whatever that costs.
+            when_clean: is called with the machine once nothing of a test before is on it, and no driver either. A
+                machine that is restored to a later stage was clean when that stage was reached first.
 
         Raises:
             StationUnusable: the station is useless since an earlier test.
@@ -108,7 +122,7 @@ class Station:
         if stage is Stage.RUNNING and not parameters and self._refusal is not None:
             raise DriverUnusable(f"the driver does not start: {self._refusal}") from self._refusal
         try:
-            return self._prepare_or_recover(stage, dict(parameters or {}), fresh=fresh)
+            return self._prepare_or_recover(stage, dict(parameters or {}), lambda: self._clean(when_clean, fresh=fresh))
         except MachineConfigurationError as error:
             self.give_up(str(error))
             raise
@@ -143,38 +157,41 @@ class Station:
         if machine is not None:
             machine.close()
 
-    def _prepare_or_recover(self, stage: Stage, parameters: dict[str, RegistryValue], *, fresh: bool) -> Machine:
+    def _prepare_or_recover(
+        self, stage: Stage, parameters: dict[str, RegistryValue], clean: Callable[[], None]
+    ) -> Machine:
         while True:
             try:
-                return self._prepare(stage, parameters, fresh=fresh)
+                return self._prepare(stage, parameters, clean)
             except MachineBroken as error:
                 self.note_failure(error)
                 if self.unusable is not None:
                     raise
 
-    def _prepare(self, stage: Stage, parameters: dict[str, RegistryValue], *, fresh: bool) -> Machine:
+    def _prepare(self, stage: Stage, parameters: dict[str, RegistryValue], clean: Callable[[], None]) -> Machine:
         # Going back to a checkpoint leaves nothing of the run, so it is fresh in any case.
         known = None if parameters else self._checkpoints.get(stage)
         if known is not None:
             self.machine.restore(known)
             return self.machine
         if stage is Stage.CLEAN:
-            self._clean(fresh=fresh)
+            clean()
         elif stage is Stage.INSTALLED:
-            self._prepare(Stage.CLEAN, {}, fresh=fresh)
+            self._prepare(Stage.CLEAN, {}, clean)
             self.machine.install_driver(service_name(), self._driver().path, parameters=parameters)
         else:
-            self._prepare(Stage.INSTALLED, parameters, fresh=fresh)
+            self._prepare(Stage.INSTALLED, parameters, clean)
             self._start(keep_refusal=not parameters)
         if not parameters:
             self._remember(stage)
         return self.machine
 
-    def _clean(self, *, fresh: bool) -> None:
+    def _clean(self, when_clean: Callable[[Machine], None], *, fresh: bool) -> None:
         machine = self.machine
         if self._used:
             machine.reset(fresh=fresh)
         self._used = True
+        when_clean(machine)
 
     def _start(self, *, keep_refusal: bool) -> None:
         try:

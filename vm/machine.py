@@ -238,16 +238,18 @@ class Checkpoint(Protocol):
 
 
 @dataclass(frozen=True)
-class WitnessRecord:
-    """One record that the system itself keeps of a process.
+class WitnessedLog:
+    """What a system itself recorded of processes in one of its logs.
 
     Attributes:
-        record_id: its number in the log; records are ordered by it.
-        xml: the record as the system renders it, one Event element.
+        name: the log.
+        records: the records as the system renders them, one Event element each, in the order of the log.
+        complete: whether none of them was lost before it could be read.
     """
 
-    record_id: int
-    xml: str
+    name: str
+    records: tuple[str, ...]
+    complete: bool
 
 
 @runtime_checkable
@@ -384,12 +386,8 @@ class Machine(Protocol):
 class WitnessedMachine(Protocol):
     """A machine whose system records by itself which processes came and went, independently of any driver."""
 
-    def witness_mark(self) -> int:
-        """Where the record is now; give it to `witness_records` after a run. Raises as Machine's methods."""
+    def witness_mark(self) -> Mapping[str, int]:
+        """Where each log is now; give it to `witnessed` after a run. Raises as Machine's methods."""
 
-    def witness_records(self, mark: int) -> list[WitnessRecord]:
-        """Every process creation and exit (security events 4688 and 4689) recorded since a mark, in order.
-
-        Raises:
-            MachineBroken: some of them are lost.
-        """
+    def witnessed(self, mark: Mapping[str, int]) -> tuple[WitnessedLog, ...]:
+        """Every process creation and exit recorded since a mark. Raises as Machine's methods."""

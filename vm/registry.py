@@ -5,7 +5,9 @@ A machine's module is imported only when it is asked for, so that naming machine
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from vm.verifier import VerifierSettings
 
 EMULATED: Final = "emulated"
+_WINDOWS_MODULES: Final = ("libvirt", "pypsrp", "paramiko", "cryptography")
 
 
 @dataclass(frozen=True)
@@ -69,26 +72,53 @@ class MachineOptions:
     progress: Callable[[str], None] = _silent
 
 
-def machine_names() -> tuple[str, ...]:
-    """Names that create_machine knows."""
-    return (EMULATED,)
+def machine_names(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Names that create_machine knows: the emulated machine, then the images of the store and their aliases.
+
+    Args:
+        environment: names the store (NTPROOF_IMAGE_DIR). Where it names none, there are no images.
+    """
+    from vm.windows.images.store import ImageStore
+    from vm.windows.names import names_of
+
+    try:
+        images = ImageStore.from_environment(environment).names()
+    except MachineConfigurationError:
+        images = ()
+    return (EMULATED, *(names_of(images) if images else ()))
 
 
 def create_machine(name: str, options: MachineOptions | None = None) -> Machine:
     """Make a machine.
 
     Args:
-        name: one of machine_names().
+        name: one of machine_names(). The name of a profile without an image says how to build one.
         options: how; the defaults where None.
 
     Raises:
         MachineConfigurationError: no machine of that name, or a bad option.
         MachineBroken: the machine cannot run here.
     """
+    options = options or MachineOptions()
     if name != EMULATED:
-        raise MachineConfigurationError(f"there is no machine {name!r}: choose from {', '.join(machine_names())}")
+        return _windows_machine(name, options)
     from vm.emulated.kernel import KernelOptions
     from vm.emulated.machine import EmulatedMachine
 
-    options = options or MachineOptions()
     return EmulatedMachine(name, KernelOptions(profile=options.profile, verifier=options.verifier))
+
+
+def _windows_machine(name: str, options: MachineOptions) -> Machine:
+    from vm.windows.images.store import ImageStore
+    from vm.windows.names import image_of
+
+    # A name that nobody knows is told before what running it would need.
+    image_of(name, ImageStore.from_environment(os.environ).names())
+    missing = [module for module in _WINDOWS_MODULES if importlib.util.find_spec(module) is None]
+    if missing:
+        raise MachineConfigurationError(
+            f"{name}: {', '.join(missing)} not installed; pip install 'ntproof[windows,libvirt]'"
+        )
+    from vm.windows.machine.create import create_windows_machine
+
+    return create_windows_machine(name, options, os.environ)

@@ -31,11 +31,15 @@ TOLERATED_MINIMAL: Final = "a process without an image file, of which no routine
 TOLERATED_SUBSYSTEM: Final = "a subsystem process that the witness does not mention"
 
 
-def cross_check(driver: Iterable[CaptureItem], witness: WitnessLog, subject: str = "") -> Verdict:
+def cross_check(
+    driver: Iterable[CaptureItem], witness: WitnessLog, subject: str = "", *, launches_known: bool = True
+) -> Verdict:
     """Compare a driver's capture with a witness's log of the same machine.
 
     Args:
         driver: the items of a capture, or its notifications alone. Ground truth tells which launches were re-parented.
+        launches_known: whether the items tell of every launch. Where they do not, a launch that the driver itself
+            reports as re-parented is believed to be so.
         witness: the log. Where it is not complete, what one side alone saw is counted and not held against anybody.
         subject: what is judged, for the heading.
 
@@ -43,10 +47,12 @@ def cross_check(driver: Iterable[CaptureItem], witness: WitnessLog, subject: str
         MISSING_* is an event that the witness saw and the driver did not report, UNEXPECTED_* the reverse.
     """
     notifications: list[Create | Exit | Gap] = []
-    reparented = set()
+    reparented: set[tuple[int | None, int, int | None]] = set()
     for item in driver:
         if isinstance(item, (Create, Exit, Gap)):
             notifications.append(item)
+            if isinstance(item, Create) and not launches_known and item.parent_pid != item.creator_pid:
+                reparented.add((item.pid, item.parent_pid, item.creator_pid))
         elif isinstance(item, Launched) and item.result.parent_pid != item.result.creator_pid:
             reparented.add((item.result.pid, item.result.parent_pid, item.result.creator_pid))
     return _CrossCheck(notifications, witness, reparented).run(subject)
@@ -75,7 +81,7 @@ class _CrossCheck:
         self,
         notifications: Sequence[Create | Exit | Gap],
         witness: WitnessLog,
-        reparented: AbstractSet[tuple[int | None, int, int]],
+        reparented: AbstractSet[tuple[int | None, int, int | None]],
     ) -> None:
         self._witness = witness
         self._reparented = reparented

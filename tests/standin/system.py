@@ -68,7 +68,7 @@ class System:
         self._pristine = None
         self._stopped = False
         self._services = {}
-        self._folder = tempfile.TemporaryDirectory(prefix="ntproof-standin-")
+        self._folder = None
         self._images = 0
 
     @contextlib.contextmanager
@@ -136,7 +136,8 @@ class System:
             self.changed.notify_all()
             if self._machine is not None:
                 self._machine.close()
-            self._folder.cleanup()
+            if self._folder is not None:
+                self._folder.cleanup()
 
     # Services
 
@@ -155,6 +156,8 @@ class System:
         found = self.windows.files.get(service.image)
         if found is None:
             return
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="ntproof-standin-")
         self._images += 1
         folder = Path(self._folder.name) / str(self._images)
         folder.mkdir()

@@ -30,7 +30,7 @@ class Evidence:
         domain: shows the guest from outside.
         link: its connections.
         patience: for a guest that starts again.
-        folder: where the folders are made; None to keep nothing.
+        folder: says where the folder of the next fault is made; None to keep nothing.
         progress: is told in a line what takes long.
     """
 
@@ -39,7 +39,7 @@ class Evidence:
         domain: LeasedDomain,
         link: GuestLink,
         patience: Patience,
-        folder: Path | None,
+        folder: Callable[[], Path | None],
         progress: Callable[[str], None],
     ) -> None:
         self._domain = domain
@@ -58,22 +58,28 @@ class Evidence:
         Returns:
             The folder, None where nothing is kept, and the files in it.
         """
-        if self._folder is None:
+        above = self._folder()
+        if above is None:
             return None, ()
+        files: tuple[Path, ...] = ()
+        # Evidence never hides what it is evidence of.
         try:
-            folder = self._new_folder(kind)
-            lines = folder / AGENT_LINES
-            text = "\n".join([f"while: {activity}", *self._link.transcript()])
-            lines.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+            folder = self._new_folder(above, kind)
         except OSError as error:
-            # Evidence never hides what it is evidence of.
-            logger.warning("nothing can be kept in %s: %s", self._folder, error)
+            logger.warning("nothing can be kept in %s: %s", above, error)
             return None, ()
         try:
-            return folder, (lines, *self._domain.collect(folder))
+            files = self._domain.collect(folder)
         except MachineError as error:
             logger.warning("%s: the hypervisor shows nothing: %s", self._domain.name, error)
-            return folder, (lines,)
+        lines = folder / AGENT_LINES
+        text = "\n".join([f"while: {activity}", *self._link.transcript()])
+        try:
+            lines.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            logger.warning("%s: %s", lines, error)
+            return folder, files
+        return folder, (*files, lines)
 
     def from_dump(self, panic: GuestPanic, folder: Path | None) -> tuple[GuestPanic, tuple[Path, ...]]:
         """Have the guest boot again and hand out its dump; what the dump says of the panic, and the files kept.
@@ -114,13 +120,12 @@ class Evidence:
         self._link.files().fetch(dump.path, target, deadline=self._patience.dump)
         return target
 
-    def _new_folder(self, kind: str) -> Path:
-        assert self._folder is not None
+    def _new_folder(self, above: Path, kind: str) -> Path:
         now = datetime.datetime.now(datetime.UTC)
         stem = f"{kind}-{self._domain.name}-{now:%Y%m%d-%H%M%S}"
         number = 1
         while True:
-            folder = self._folder / (stem if number == 1 else f"{stem}-{number}")
+            folder = above / (stem if number == 1 else f"{stem}-{number}")
             try:
                 folder.mkdir(parents=True)
             except FileExistsError:

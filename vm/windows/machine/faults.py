@@ -7,7 +7,6 @@ does not come back; with a driver loaded that is a hang, which an NMI turns into
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
 from vm.errors import DriverFault, DriverHung, MachineBroken, MachineCrashed
@@ -63,9 +62,9 @@ class Diagnosis:
                 return MachineCrashed(self._crashed(panic, activity))
             state = self._domain.state()
             if state is not DomainState.RUNNING:
+                ended = self._domain.details.get("ended", "see the hypervisor's log")
                 return MachineBroken(
-                    f"{self._domain.name} is {state.value}, and nobody asked for it (while: {activity}); see the "
-                    f"hypervisor's log: {error}"
+                    f"{self._domain.name} is {state.value}, and nobody asked for it ({ended}; while: {activity})"
                 )
             if isinstance(error, _SILENT) or (isinstance(error, _GONE) and not self._answers(error)):
                 return self._silent(error, activity, driver_loaded=driver_loaded)
@@ -82,7 +81,7 @@ class Diagnosis:
             _, more = self._evidence.from_dump(panic, folder)
             files += more
         answered = f"an NMI stopped it with {crash_report(panic).summary()}" if panic else "it did not react to an NMI"
-        return DriverHung(f"{reason} (while: {activity}); {answered}{_kept(files)}")
+        return DriverHung(f"{reason} (while: {activity}); {answered}", files)
 
     def _panic(self, error: RemotingError) -> GuestPanic | None:
         """The guest's panic; where the connection broke, it may be told a moment later."""
@@ -117,7 +116,3 @@ class Diagnosis:
         except AgentRefused:
             return True
         return True
-
-
-def _kept(files: tuple[Path, ...]) -> str:
-    return f"; kept: {', '.join(map(str, files))}" if files else ""

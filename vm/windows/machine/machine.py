@@ -24,7 +24,7 @@ from vm.machine import (
     MachineFacts,
     RegistryValue,
     ServiceState,
-    WitnessRecord,
+    WitnessedLog,
 )
 from vm.windows.agent.operations import error_of
 from vm.windows.hypervisor.reset import Trace, decide
@@ -39,6 +39,7 @@ from vm.windows.machine.images import Images
 from vm.windows.machine.link import GuestLink
 from vm.windows.machine.processes import Processes
 from vm.windows.machine.undo import Remains, undo
+from vm.windows.machine.witness import newest_records, records_since
 from vm.windows.remoting.errors import ConnectionFailed, ConnectionLost, RemotingError
 from vm.windows.remoting.guest import GuestFacts
 
@@ -51,6 +52,11 @@ def _silent(_line: str) -> None:
     """Tell nobody."""
 
 
+def _machine() -> str:
+    """What a machine is used for, where nobody says more."""
+    return "machine"
+
+
 class WindowsMachine:
     """A Windows guest for drivers.
 
@@ -61,9 +67,13 @@ class WindowsMachine:
         profile: the profile of its image.
         patience: how long things may take.
         artefacts: folder for evidence of faults; None to keep nothing.
+        occasion: names the folder in it for what is kept now.
         verifier: what Driver Verifier does with each driver.
         progress: is told in a line what takes long.
         released: called once at the end, when the domain is given up.
+
+    Attributes:
+        link: every connection to the guest.
 
     Raises:
         MachineBroken: the guest cannot be reached.
@@ -78,6 +88,7 @@ class WindowsMachine:
         profile: str,
         patience: Patience | None = None,
         artefacts: Path | None = None,
+        occasion: Callable[[], str] = _machine,
         verifier: VerifierRequest | None = None,
         progress: Callable[[str], None] = _silent,
         released: Callable[[], None] = lambda: None,
@@ -90,12 +101,14 @@ class WindowsMachine:
         self._domain = domain
         self._progress = progress
         self._released = released
-        self._link = GuestLink(domain, access, self.patience)
-        evidence = Evidence(domain, self._link, self.patience, artefacts, progress)
-        self._diagnosis = Diagnosis(domain, self._link, evidence, self.patience)
-        self._processes = Processes(self._link)
-        self._images = Images(self._link)
-        self._drivers = Drivers(self._link, self.patience, verifier)
+        self.link = GuestLink(domain, access, self.patience)
+        evidence = Evidence(
+            domain, self.link, self.patience, lambda: None if artefacts is None else artefacts / occasion(), progress
+        )
+        self._diagnosis = Diagnosis(domain, self.link, evidence, self.patience)
+        self._processes = Processes(self.link)
+        self._images = Images(self.link)
+        self._drivers = Drivers(self.link, self.patience, verifier)
         self._traces: set[Trace] = set()
         self._facts: GuestFacts | None = None
         self._agent_pid = 0
@@ -122,7 +135,7 @@ class WindowsMachine:
     @property
     def crash(self) -> CrashReport | None:
         """The bugcheck that ended the current run of the machine, or None."""
-        if self._stopped is None and not self._closed and self._link.is_cut:
+        if self._stopped is None and not self._closed and self.link.is_cut:
             # The hypervisor told of it while no call was under way.
             self._stop(ConnectionLost("the guest is gone", endpoint=self._domain.name), "no call was under way")
         return self._stopped.report if isinstance(self._stopped, MachineCrashed) else None
@@ -130,7 +143,7 @@ class WindowsMachine:
     @property
     def round_trips(self) -> int:
         """How many times an answer of an agent was waited for since the machine was put back, for measurements."""
-        return sum(agent.client.calls for agent in self._link.agents())
+        return sum(agent.client.calls for agent in self.link.agents())
 
     # Calls, and what becomes of them
 
@@ -148,10 +161,7 @@ class WindowsMachine:
         try:
             yield
         except MachineBroken as error:
-            found = self._stop(error, activity)
-            if found is error:
-                raise
-            raise found from error
+            raise self._stop(error, activity) from error
 
     def hung(self, reason: str) -> DriverFault | MachineBroken:
         """The driver does not come back, as the guest itself can tell; the error that this and later calls raise."""
@@ -182,22 +192,22 @@ class WindowsMachine:
     def _attach(self) -> None:
         """Reach the guest in its golden state, and watch its domain."""
         self._domain.when_stopped(None)
-        self._link.drop()
-        self._domain.when_stopped(self._link.cut)
+        self.link.drop()
+        self._domain.when_stopped(self.link.cut)
         try:
-            agent = self._link.wait_ready(self.patience.connect, self._alive)
+            agent = self.link.wait_ready(self.patience.connect, self._alive)
             self._agent_pid = agent.hello().pid
         except (ConnectionFailed, ConnectionLost) as error:
             raise MachineBroken(f"{self._name}: the guest cannot be reached: {error}") from error
 
     def _alive(self) -> None:
-        if self._link.is_cut:
+        if self.link.is_cut:
             raise MachineBroken(f"{self._domain.name} is {self._domain.state().value} while it should come up")
 
     def _guest_facts(self) -> GuestFacts:
         if self._facts is None:
             with self.calling("read what the guest says of itself"):
-                self._facts = self._link.guest().facts()
+                self._facts = self.link.guest().facts()
         return self._facts
 
     # Services
@@ -244,7 +254,7 @@ class WindowsMachine:
         """CreateFile on a device, see the Machine protocol."""
         with self.calling(f"open {path} as {account.value}"):
             self._traces.add(Trace.DEVICE_OPENED)
-            agent, name = self._link.agent(account), self.devices.new_name("device")
+            agent, name = self.link.agent(account), self.devices.new_name("device")
             agent.open(name, path, read=DeviceAccess.READ in access, write=DeviceAccess.WRITE in access)
         return WindowsHandle(self, agent, name, path)
 
@@ -292,26 +302,19 @@ class WindowsMachine:
     def system_time(self) -> int:
         """100 ns units since 1601 UTC."""
         with self.calling("read the clock"):
-            return self._link.agent().time()
+            return self.link.agent().time()
 
     # Witness
 
-    def witness_mark(self) -> int:
-        """The newest record of the guest's security log, see WitnessedMachine."""
-        with self.calling("mark the security log"):
-            return self._link.guest().audit_mark()
+    def witness_mark(self) -> Mapping[str, int]:
+        """The newest record of each of the guest's logs, see WitnessedMachine."""
+        with self.calling("mark the event logs"):
+            return newest_records(self.link.guest())
 
-    def witness_records(self, mark: int) -> list[WitnessRecord]:
+    def witnessed(self, mark: Mapping[str, int]) -> tuple[WitnessedLog, ...]:
         """What the guest recorded of processes since a mark, see WitnessedMachine."""
-        with self.calling("read the security log"):
-            guest = self._link.guest()
-            records = [WitnessRecord(record.record_id, record.xml) for record in guest.audit_records(mark)]
-            if not guest.audit_is_complete(mark):
-                raise MachineBroken(
-                    f"{self._name}: the guest's security log is too small: records after {mark} were overwritten "
-                    "before they could be read; enlarge it in the image"
-                )
-        return records
+        with self.calling("read the event logs"):
+            return records_since(self.link.guest(), mark)
 
     # Whole machine
 
@@ -349,15 +352,15 @@ class WindowsMachine:
         try:
             self._domain.when_stopped(None)
             # The domain is destroyed at once: nobody in it needs to be told.
-            self._link.cut()
-            self._link.close()
+            self.link.cut()
+            self.link.close()
             self._domain.close()
         finally:
             self._released()
 
     def _note_state(self) -> None:
         """What has happened to the machine without a call meeting it."""
-        if self._stopped is None and self._link.is_cut:
+        if self._stopped is None and self.link.is_cut:
             self._traces.add(Trace.CRASHED)
         if self._drivers.verifies():
             self._traces.add(Trace.VERIFIER_CHANGED)
@@ -365,10 +368,10 @@ class WindowsMachine:
     def _undo(self) -> set[Trace]:
         """Undo everything step by step; what could not be."""
         try:
-            main = self._link.agent()
+            main = self.link.agent()
             remains = Remains(
                 main,
-                self._link.release_others(),
+                self.link.release_others(),
                 tuple(name for name, agent in self.devices.requests.items() if agent is main),
                 tuple(name for name, agent in self.devices.handles.items() if agent is main),
                 tuple(self._processes.alive()),
@@ -385,7 +388,7 @@ class WindowsMachine:
         for last in (False, True):
             try:
                 self._domain.when_stopped(None)
-                self._link.drop()
+                self.link.drop()
                 self._domain.revert()
                 self._attach()
             except MachineBroken as error:
