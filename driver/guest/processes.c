@@ -151,6 +151,24 @@ static void answer_parent(ANSWER *answer, HANDLE process)
     answer_optional_number(answer, "parent_pid", known, known ? information.InheritedFromUniqueProcessId : 0);
 }
 
+/* Whether it has an administrator's rights. */
+static void answer_elevated(ANSWER *answer, HANDLE process)
+{
+    TOKEN_ELEVATION elevation;
+    HANDLE token = NULL;
+    DWORD size = 0;
+
+    if (OpenProcessToken(process, TOKEN_QUERY, &token) &&
+        GetTokenInformation(token, TokenElevation, &elevation, sizeof(elevation), &size)) {
+        answer_boolean(answer, "elevated", elevation.TokenIsElevated != 0);
+    } else {
+        answer_null(answer, "elevated");
+    }
+    if (token != NULL) {
+        CloseHandle(token);
+    }
+}
+
 static HANDLE take_over(HANDLE owner, ULONGLONG handle)
 {
     HANDLE own = NULL;
@@ -172,8 +190,8 @@ typedef struct LAUNCHED {
 } LAUNCHED;
 
 /* Has a child make the process. Returns what kept the order from being obeyed, NULL if nothing did. */
-static const char *launch_by_child(const PROCESS *creator, const TEXT *image, const TEXT *command_line, HANDLE parent,
-                                   ULONG deadline, LAUNCHED *launched, DWORD *order_error)
+static const char *launch_by_child(const PROCESS *creator, const SPAWN *spawn, const TEXT *image,
+                                   const TEXT *command_line, ULONG deadline, LAUNCHED *launched, DWORD *order_error)
 {
     ORDER order;
     ORDER_REPLY reply;
@@ -183,11 +201,11 @@ static const char *launch_by_child(const PROCESS *creator, const TEXT *image, co
     order.Magic = ORDER_MAGIC;
     order.Kind = ORDER_SPAWN;
     order.Flags = (image->units != NULL ? ORDER_HAS_IMAGE : 0) |
-                  (command_line->units != NULL ? ORDER_HAS_COMMAND_LINE : 0);
+                  (command_line->units != NULL ? ORDER_HAS_COMMAND_LINE : 0) | (spawn->limited ? ORDER_LIMITED : 0);
     order.ImageUnits = image->length;
     order.CommandLineUnits = command_line->length;
-    if (parent != NULL && !DuplicateHandle(GetCurrentProcess(), parent, creator->process, &given, 0, FALSE,
-                                           DUPLICATE_SAME_ACCESS)) {
+    if (spawn->parent != NULL && !DuplicateHandle(GetCurrentProcess(), spawn->parent, creator->process, &given, 0, FALSE,
+                                                  DUPLICATE_SAME_ACCESS)) {
         *order_error = GetLastError();
         return "creator-unreachable";
     }
@@ -211,13 +229,11 @@ static const char *launch_by_child(const PROCESS *creator, const TEXT *image, co
     return NULL;
 }
 
-static void launch_here(const TEXT *image, const TEXT *command_line, HANDLE parent, LAUNCHED *launched)
+static void launch_here(const SPAWN *spawn, LAUNCHED *launched)
 {
-    SPAWN spawn = {image->units, command_line->units, parent};
-
     launched->creator_pid = GetCurrentProcessId();
     launched->creator_tid = GetCurrentThreadId();
-    launched->error = spawn_suspended(&spawn, &launched->process);
+    launched->error = spawn_suspended(spawn, &launched->process);
     launched->status = launched->error == ERROR_SUCCESS ? 0 : (ULONG)RtlGetLastNtStatus();
 }
 
@@ -235,6 +251,7 @@ static void answer_launch(ANSWER *answer, const TEXT *image, const TEXT *command
     if (made) {
         answer_parent(answer, launched->process.hProcess);
         answer_native_image(answer, launched->process.hProcess);
+        answer_elevated(answer, launched->process.hProcess);
         answer_command_line(answer, launched->process.hProcess, command_line);
     }
 }
@@ -263,6 +280,7 @@ const char *process_launch(REQUEST *request, ANSWER *answer)
     TEXT image = request_optional_text(request, "image", TEXT_UNITS_MAXIMUM);
     TEXT command_line = request_optional_text(request, "command_line", TEXT_UNITS_MAXIMUM);
     BOOL suspended = request_flag(request, "suspended");
+    BOOL limited = request_flag(request, "limited");
     ULONG deadline = (ULONG)request_number(request, "deadline_ms", DEADLINE_MAXIMUM, DEADLINE_DEFAULT);
     PROCESS *parent;
     PROCESS *creator;
@@ -300,13 +318,13 @@ const char *process_launch(REQUEST *request, ANSWER *answer)
         }
     }
     if (entry != NULL && failure == NULL) {
-        HANDLE parent_handle = parent != NULL ? parent->process : opened;
+        SPAWN spawn = {image.units, command_line.units, parent != NULL ? parent->process : opened, limited};
 
         before = clock_now();
         if (creator != NULL) {
-            failure = launch_by_child(creator, &image, &command_line, parent_handle, deadline, &launched, &order_error);
+            failure = launch_by_child(creator, &spawn, &image, &command_line, deadline, &launched, &order_error);
         } else {
-            launch_here(&image, &command_line, parent_handle, &launched);
+            launch_here(&spawn, &launched);
         }
         answer_number(answer, "time_before", before);
         answer_number(answer, "time_after", clock_now());

@@ -81,68 +81,6 @@ def machine_fact(windows, context):
     }
 
 
-@command("New-NtproofDriverService")
-def new_service(windows, context, Name, ImagePath):
-    windows.create_service(Name, ImagePath)
-    return ()
-
-
-@command("Start-NtproofDriverService")
-def start_service(windows, context, Name):
-    windows.start_service(Name)
-    return ()
-
-
-@command("Stop-NtproofDriverService")
-def stop_service(windows, context, Name):
-    service = windows.stop_service(Name)
-    yield {"State": service.state, "Win32ExitCode": service.exit_code}
-
-
-@command("Remove-NtproofDriverService")
-def remove_service(windows, context, Name):
-    windows.delete_service(Name)
-    return ()
-
-
-@command("Get-NtproofDriverService")
-def get_service(windows, context, Name):
-    service = windows.service(Name)
-    yield {
-        "State": service.state,
-        "Win32ExitCode": service.exit_code,
-        "ServiceType": 1,
-        "StartType": 3,
-        "ImagePath": "\\??\\" + service.image,
-    }
-
-
-@command("Set-NtproofServiceParameter")
-def set_parameter(windows, context, Name, ValueName, Number=None, Text=None, Data=None):
-    given = [value for value in (Number, Text, Data) if value is not None]
-    if len(given) != 1:
-        raise Refused(win32.ERROR_INVALID_PARAMETER, "RegSetValueExW")
-    windows.service(Name).parameters[ValueName] = given[0]
-    return ()
-
-
-@command("Get-NtproofServiceParameter")
-def get_parameters(windows, context, Name):
-    for key, value in windows.service(Name).parameters.items():
-        yield {
-            "ValueName": key,
-            "Number": value if isinstance(value, int) else None,
-            "Text": value if isinstance(value, str) else None,
-            "Data": value if isinstance(value, bytes) else None,
-        }
-
-
-@command("Clear-NtproofServiceParameter")
-def clear_parameters(windows, context, Name):
-    windows.service(Name).parameters.clear()
-    return ()
-
-
 @command("Install-NtproofCertificate")
 def install_certificate(windows, context, Certificate):
     try:
