@@ -55,12 +55,11 @@ class DiskFiles:
     def place(self, path):
         """Where a DOS path is in this guest."""
         drive, colon, rest = path.partition(":")
-        parts = rest.split("\\")
-        if not colon or len(drive) != 1 or parts[0] or any(sign in rest for sign in '/:*?"<>|'):
+        if not colon or len(drive) != 1 or not rest.startswith("\\") or any(sign in rest for sign in '/:*?"<>|'):
             raise Refused(win32.ERROR_INVALID_NAME, "CreateFileW")
         # Windows resolves dots before it looks at the disk.
         kept = []
-        for part in parts:
+        for part in rest.split("\\"):
             if part == "..":
                 del kept[-1:]
             elif part not in {"", "."}:

@@ -16,7 +16,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#ifndef FOLDER /* a test has its own folders */
 #define FOLDER "/run/standin/"
+#define ROOT "/"
+#endif
 #define CONTROL "standin-control "
 #define UNREACHABLE 2
 #define NOT_RECOGNIZED 1
@@ -68,13 +71,14 @@ static int program_of(const char *command, char path[LONGEST])
 /* Whether drive C: has the file: ext4 looks it up there without regard to case. */
 static int is_there(const char *path)
 {
-    char place[LONGEST + 2] = "/";
+    char place[sizeof ROOT + LONGEST] = ROOT;
+    char *letter = place + sizeof ROOT - 1;
     size_t index;
 
     if ((path[0] != 'C' && path[0] != 'c') || path[1] != ':' || path[2] != '\\')
         return 0;
-    strcpy(place + 1, path);
-    place[1] = 'C';
+    strcpy(letter, path);
+    *letter = 'C';
     for (index = 0; place[index]; index++)
         if (place[index] == '\\')
             place[index] = '/';
