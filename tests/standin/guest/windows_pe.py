@@ -90,9 +90,10 @@ def _prepare(answers):
         raise WrongAnswers("the image goes to a partition that is not there, or nothing starts from it")
     if partitions[target - 1].format != "NTFS":
         raise WrongAnswers(f"partition {target} has no file system for Windows")
-    for folder, number, kind in ((_EFI_MOUNT, efi, "vfat"), (_ROOT_MOUNT, target, "ext4")):
+    kinds = ((_EFI_MOUNT, efi, "vfat", "rw"), (_ROOT_MOUNT, target, "ext4", "noinit_itable"))
+    for folder, number, kind, options in kinds:
         folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["mount", "-t", kind, f"/dev/{disk}{number}", folder], check=True)
+        subprocess.run(["mount", "-t", kind, "-o", options, f"/dev/{disk}{number}", folder], check=True)
 
 
 def _apply(wim, index):
