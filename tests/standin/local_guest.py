@@ -19,7 +19,7 @@ from vm.windows.leased_domain import Address, DomainState
 from vm.windows.machine.access import GuestAccess
 from vm.windows.remoting.endpoint import Credentials
 
-PASSWORD, USER_PASSWORD = "Admin-passw0rd-of-a-test", "User-passw0rd-of-a-test"  # noqa: S105
+PASSWORD, USER_PASSWORD = "Admin-passw0rd-of-a-test", "User-passw0rd-of-a-test"
 DUMP = "C:\\Windows\\MEMORY.DMP"
 NMI_HARDWARE_FAILURE = 0x80
 
@@ -73,9 +73,9 @@ class LocalDomain:
     """The domain. `tells_codes` is whether panics come with their code, `asked` what was asked of it."""
 
     name = "local-1"
-    details = {"hypervisor": "none: the guest runs in this process"}
 
     def __init__(self, guest):
+        self.details = {"hypervisor": "none: the guest runs in this process"}
         self._guest = guest
         self._changed = threading.Condition()
         self._state = DomainState.RUNNING

@@ -186,17 +186,20 @@ class System:
         service = self._service(machine, name, "StartServiceW")
         service.exit_code = 0
         try:
-            if not service.known:
-                self._know(machine, service)
-            if not service.known:
-                there = self.windows.files.get(service.image) is not None
-                raise Refused(win32.ERROR_BAD_EXE_FORMAT if there else win32.ERROR_FILE_NOT_FOUND, "StartServiceW")
-            if machine.driver_state(service.name) is ServiceState.STOPPED and not self._trusted(service.image):
-                raise Refused(win32.ERROR_INVALID_IMAGE_HASH, "StartServiceW")
-            machine.start_driver(service.name)
+            self._load(machine, service)
         except (Refused, Win32Error) as error:
             service.exit_code = error.code
             raise
+
+    def _load(self, machine, service):
+        if not service.known:
+            self._know(machine, service)
+        if not service.known:
+            there = self.windows.files.get(service.image) is not None
+            raise Refused(win32.ERROR_BAD_EXE_FORMAT if there else win32.ERROR_FILE_NOT_FOUND, "StartServiceW")
+        if machine.driver_state(service.name) is ServiceState.STOPPED and not self._trusted(service.image):
+            raise Refused(win32.ERROR_INVALID_IMAGE_HASH, "StartServiceW")
+        machine.start_driver(service.name)
 
     def _trusted(self, image):
         """Whether test signing is on, and the signer is one that this Windows was told to trust."""
@@ -292,7 +295,7 @@ class System:
         needs = manifest is not None and ELEVATION in manifest.content and not elevated
         machine.provide_image(request.image, ImageKind.REQUIRES_ELEVATION if needs else ImageKind.NORMAL)
         result = machine.launch(request)
-        if result.succeeded or needs and result.win32_error == win32.ERROR_ELEVATION_REQUIRED:
+        if result.succeeded or (needs and result.win32_error == win32.ERROR_ELEVATION_REQUIRED):
             record_creation(self.windows, machine.system_time(), result)
             if needs:
                 record_exit(self.windows, machine.system_time(), result.pid, dos(request.image), result.status)
@@ -305,7 +308,7 @@ class System:
     # Waiting
 
     def wait(self, generation, done, pass_time, seconds):
-        """Wait until `done(machine)`, at most so many seconds; meanwhile `pass_time(machine, seconds)` lets time pass."""
+        """Wait until `done(machine)`, at most so long; meanwhile `pass_time(machine, seconds)` lets time pass."""
         end = time.monotonic() + seconds
         with self.changed:
             while True:

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 DRIVER_FOLDER: Final = f"{FOLDER}\\drivers"
 _DIGITS: Final = 16
-"""Of the image's SHA-256 in its path: each content has a path of its own, so that none is written while it is loaded."""
+"""Of the image's SHA-256 in its path: each content has one of its own, so that none is written while it is loaded."""
 
 
 class VerifierRequest(Protocol):

@@ -10,7 +10,6 @@ from vm.windows.leased_domain import LeasedDomain
 from vm.windows.machine.access import GuestAccess, Patience
 from vm.windows.machine.link import GuestLink
 
-
 SETTLES_AS: Final = 1
 """Counts up with what `settle` does beside the files' content, so that states saved before are made anew."""
 
