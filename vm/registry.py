@@ -29,12 +29,10 @@ class GuestProgramFiles:
     Attributes:
         ntguest: runs plans.
         child: what plans launch.
-        elevated: the same, asking for elevation.
     """
 
     ntguest: Path
     child: Path
-    elevated: Path
 
 
 def _silent(_line: str) -> None:

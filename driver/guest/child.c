@@ -125,7 +125,6 @@ static BOOL obey_spawn(HANDLE pipe, const ORDER *order)
         memset(&reply, 0, sizeof(reply));
         spawn.application = image;
         spawn.command_line = command_line;
-        spawn.limited = (order->Flags & ORDER_LIMITED) != 0;
         reply.Magic = ORDER_MAGIC;
         reply.CallingTid = GetCurrentThreadId();
         reply.Error = spawn_suspended(&spawn, &created);

@@ -26,7 +26,6 @@ typedef enum ORDER_KIND {
 
 #define ORDER_HAS_IMAGE 1u
 #define ORDER_HAS_COMMAND_LINE 2u
-#define ORDER_LIMITED 4u
 
 /* Followed by ImageUnits, then CommandLineUnits UTF-16 units, no NUL. */
 typedef struct ORDER {

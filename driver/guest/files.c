@@ -147,8 +147,8 @@ static DWORD make_folders(WCHAR *path)
     return ERROR_SUCCESS;
 }
 
-/* Copies where nothing is yet. It is written down before it is done: a file that nobody knows of could never be replaced
- * or removed again. */
+/* Copies where nothing is yet. It is written down before it is done: a file that nobody knows of could never be
+ * replaced or removed again. */
 static DWORD copy_new(PATHS *paths, HKEY record)
 {
     DWORD error = make_folders(paths->target);

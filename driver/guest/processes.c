@@ -2,15 +2,10 @@
 
 #include "agent.h"
 #include "orders.h"
+#include "process_facts.h"
 #include "spawn.h"
 
-#include <winternl.h>
-
 #define PROCESSES_MAXIMUM 4096u
-
-/* ntddk.h numbers it so; winternl.h does not. Answers a UNICODE_STRING followed by its text, since Windows 8.1. */
-#define PROCESS_COMMAND_LINE_INFORMATION 60
-#define COMMAND_LINE_ANSWER_SIZE (sizeof(UNICODE_STRING) + 65536)
 
 typedef struct PROCESS {
     TEXT label;
@@ -86,89 +81,6 @@ static void other_process(REQUEST *request, const char *key, PROCESS **target, H
     }
 }
 
-static void answer_optional_number(ANSWER *answer, const char *key, BOOL known, ULONGLONG value)
-{
-    if (known) {
-        answer_number(answer, key, value);
-    } else {
-        answer_null(answer, key);
-    }
-}
-
-/* The NT path that CreateProcessW opens for an application name: its own translation, before any search. */
-static void answer_image_name(ANSWER *answer, const TEXT *image)
-{
-    UNICODE_STRING name = {0, 0, NULL};
-
-    /* It returns one byte; winternl.h declares four. */
-    if (image->units != NULL && (BOOLEAN)RtlDosPathNameToNtPathName_U(image->units, &name, NULL, NULL)) {
-        answer_text(answer, "image_name", name.Buffer, name.Length / sizeof(WCHAR));
-        RtlFreeUnicodeString(&name);
-    } else {
-        answer_null(answer, "image_name");
-    }
-}
-
-static void answer_native_image(ANSWER *answer, HANDLE process)
-{
-    DWORD length = TEXT_UNITS_MAXIMUM;
-    WCHAR *name = memory_get((length + 1) * sizeof(WCHAR));
-
-    if (name != NULL && QueryFullProcessImageNameW(process, PROCESS_NAME_NATIVE, name, &length)) {
-        answer_text(answer, "native_image", name, length);
-    } else {
-        answer_null(answer, "native_image");
-    }
-    memory_free(name);
-}
-
-/* The command line as the new process has it: it has not run yet, so nothing has changed it. Where the system does not
- * tell, it is what was passed, and command_line_read says so. */
-static void answer_command_line(ANSWER *answer, HANDLE process, const TEXT *passed)
-{
-    BYTE *buffer = memory_get(COMMAND_LINE_ANSWER_SIZE);
-    const UNICODE_STRING *text = (const UNICODE_STRING *)buffer;
-    BOOL read = buffer != NULL &&
-                NtQueryInformationProcess(process, (PROCESSINFOCLASS)PROCESS_COMMAND_LINE_INFORMATION, buffer,
-                                          COMMAND_LINE_ANSWER_SIZE, NULL) >= 0;
-
-    if (read) {
-        answer_text(answer, "command_line", text->Buffer, text->Length / sizeof(WCHAR));
-    } else {
-        answer_text(answer, "command_line", passed->units, passed->length);
-    }
-    answer_boolean(answer, "command_line_read", read);
-    memory_free(buffer);
-}
-
-/* Who the system says the parent is. */
-static void answer_parent(ANSWER *answer, HANDLE process)
-{
-    PROCESS_BASIC_INFORMATION information;
-    BOOL known = NtQueryInformationProcess(process, ProcessBasicInformation, &information, sizeof(information),
-                                           NULL) >= 0;
-
-    answer_optional_number(answer, "parent_pid", known, known ? information.InheritedFromUniqueProcessId : 0);
-}
-
-/* Whether it has an administrator's rights. */
-static void answer_elevated(ANSWER *answer, HANDLE process)
-{
-    TOKEN_ELEVATION elevation;
-    HANDLE token = NULL;
-    DWORD size = 0;
-
-    if (OpenProcessToken(process, TOKEN_QUERY, &token) &&
-        GetTokenInformation(token, TokenElevation, &elevation, sizeof(elevation), &size)) {
-        answer_boolean(answer, "elevated", elevation.TokenIsElevated != 0);
-    } else {
-        answer_null(answer, "elevated");
-    }
-    if (token != NULL) {
-        CloseHandle(token);
-    }
-}
-
 static HANDLE take_over(HANDLE owner, ULONGLONG handle)
 {
     HANDLE own = NULL;
@@ -190,8 +102,8 @@ typedef struct LAUNCHED {
 } LAUNCHED;
 
 /* Has a child make the process. Returns what kept the order from being obeyed, NULL if nothing did. */
-static const char *launch_by_child(const PROCESS *creator, const SPAWN *spawn, const TEXT *image,
-                                   const TEXT *command_line, ULONG deadline, LAUNCHED *launched, DWORD *order_error)
+static const char *launch_by_child(const PROCESS *creator, const TEXT *image, const TEXT *command_line, HANDLE parent,
+                                   ULONG deadline, LAUNCHED *launched, DWORD *order_error)
 {
     ORDER order;
     ORDER_REPLY reply;
@@ -201,11 +113,11 @@ static const char *launch_by_child(const PROCESS *creator, const SPAWN *spawn, c
     order.Magic = ORDER_MAGIC;
     order.Kind = ORDER_SPAWN;
     order.Flags = (image->units != NULL ? ORDER_HAS_IMAGE : 0) |
-                  (command_line->units != NULL ? ORDER_HAS_COMMAND_LINE : 0) | (spawn->limited ? ORDER_LIMITED : 0);
+                  (command_line->units != NULL ? ORDER_HAS_COMMAND_LINE : 0);
     order.ImageUnits = image->length;
     order.CommandLineUnits = command_line->length;
-    if (spawn->parent != NULL && !DuplicateHandle(GetCurrentProcess(), spawn->parent, creator->process, &given, 0, FALSE,
-                                                  DUPLICATE_SAME_ACCESS)) {
+    if (parent != NULL && !DuplicateHandle(GetCurrentProcess(), parent, creator->process, &given, 0, FALSE,
+                                           DUPLICATE_SAME_ACCESS)) {
         *order_error = GetLastError();
         return "creator-unreachable";
     }
@@ -229,11 +141,13 @@ static const char *launch_by_child(const PROCESS *creator, const SPAWN *spawn, c
     return NULL;
 }
 
-static void launch_here(const SPAWN *spawn, LAUNCHED *launched)
+static void launch_here(const TEXT *image, const TEXT *command_line, HANDLE parent, LAUNCHED *launched)
 {
+    SPAWN spawn = {image->units, command_line->units, parent};
+
     launched->creator_pid = GetCurrentProcessId();
     launched->creator_tid = GetCurrentThreadId();
-    launched->error = spawn_suspended(spawn, &launched->process);
+    launched->error = spawn_suspended(&spawn, &launched->process);
     launched->status = launched->error == ERROR_SUCCESS ? 0 : (ULONG)RtlGetLastNtStatus();
 }
 
@@ -251,7 +165,6 @@ static void answer_launch(ANSWER *answer, const TEXT *image, const TEXT *command
     if (made) {
         answer_parent(answer, launched->process.hProcess);
         answer_native_image(answer, launched->process.hProcess);
-        answer_elevated(answer, launched->process.hProcess);
         answer_command_line(answer, launched->process.hProcess, command_line);
     }
 }
@@ -280,7 +193,6 @@ const char *process_launch(REQUEST *request, ANSWER *answer)
     TEXT image = request_optional_text(request, "image", TEXT_UNITS_MAXIMUM);
     TEXT command_line = request_optional_text(request, "command_line", TEXT_UNITS_MAXIMUM);
     BOOL suspended = request_flag(request, "suspended");
-    BOOL limited = request_flag(request, "limited");
     ULONG deadline = (ULONG)request_number(request, "deadline_ms", DEADLINE_MAXIMUM, DEADLINE_DEFAULT);
     PROCESS *parent;
     PROCESS *creator;
@@ -318,13 +230,13 @@ const char *process_launch(REQUEST *request, ANSWER *answer)
         }
     }
     if (entry != NULL && failure == NULL) {
-        SPAWN spawn = {image.units, command_line.units, parent != NULL ? parent->process : opened, limited};
+        HANDLE parent_handle = parent != NULL ? parent->process : opened;
 
         before = clock_now();
         if (creator != NULL) {
-            failure = launch_by_child(creator, &spawn, &image, &command_line, deadline, &launched, &order_error);
+            failure = launch_by_child(creator, &image, &command_line, parent_handle, deadline, &launched, &order_error);
         } else {
-            launch_here(&spawn, &launched);
+            launch_here(&image, &command_line, parent_handle, &launched);
         }
         answer_number(answer, "time_before", before);
         answer_number(answer, "time_after", clock_now());

@@ -1,10 +1,10 @@
 /* Driver services and their parameters.
  *
- * StartServiceW returns when the driver's entry point has, ControlService when its unload routine has (Microsoft's pages
- * on both), and while one of them hangs the service control manager may keep every other call waiting. Nothing can call
- * them back. So each call gets a deadline, the longest there is unless the request says otherwise, since whoever sends it
- * knows better how long a driver may take. What is not done then is answered as "stuck" and left to itself, and the program
- * reads on. A driver whose call is stuck can only be got rid of with the machine. */
+ * StartServiceW returns when the driver's entry point has, ControlService when its unload routine has (Microsoft's
+ * pages on both), and while one of them hangs the service control manager may keep every other call waiting. Nothing
+ * can call them back. So each call gets a deadline, the longest there is unless the request says otherwise, since
+ * whoever sends it knows better how long a driver may take. What is not done then is answered as "stuck" and left to
+ * itself, and the program reads on. A driver whose call is stuck can only be got rid of with the machine. */
 
 #include "agent.h"
 #include "service_calls.h"

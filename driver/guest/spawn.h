@@ -1,4 +1,4 @@
-/* CreateProcessW, or CreateProcessAsUserW, with exact control of what the kernel is told. */
+/* CreateProcessW with exact control of what the kernel is told. */
 #pragma once
 
 #include "text.h"
@@ -7,13 +7,11 @@
  *
  * application and command_line go to CreateProcessW as they are; units NULL passes NULL. The system may write into
  * command_line, so it is not const. parent is a handle with PROCESS_CREATE_PROCESS access that becomes the parent
- * (PROC_THREAD_ATTRIBUTE_PARENT_PROCESS), NULL for the calling process. limited gives it the caller's token without an
- * administrator's rights (CreateRestrictedToken with LUA_TOKEN), which a user's programs have under User Account Control. */
+ * (PROC_THREAD_ATTRIBUTE_PARENT_PROCESS), NULL for the calling process. */
 typedef struct SPAWN {
     const WCHAR *application;
     WCHAR *command_line;
     HANDLE parent;
-    BOOL limited;
 } SPAWN;
 
 /* Creates the process with its first thread suspended, no inherited handle and no console (so that no conhost.exe

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import struct
 import tempfile
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
 GUEST_DIRECTORY: Final = "guest"
 DESCRIPTION: Final = "guest.toml"
 SUBSYSTEMS: Final = ("console", "windows")
-_PROGRAMS: Final = ("ntguest", "child", "elevated")
-_RT_MANIFEST, _MANIFEST_OF_A_PROGRAM = 24, 1
-"""RT_MANIFEST and CREATEPROCESS_MANIFEST_RESOURCE_ID (winuser.h)."""
 _ENTRY: Final = "start"
 _PLATFORM_DEFINES: Final = ("WINVER=0x0A00", "_WIN32_WINNT=0x0A00", "NTDDI_VERSION=0x0A000006")
 _LINK_OPTIONS: Final = (
@@ -54,19 +50,11 @@ _LINK_OPTIONS: Final = (
 
 @dataclass(frozen=True)
 class GuestProgram:
-    """A program of the description.
-
-    Attributes:
-        name: without ``.exe``.
-        sources: its C files.
-        subsystem: one of SUBSYSTEMS.
-        manifest: the application manifest that it holds, None for none.
-    """
+    """A program of the description: its name without ``.exe``, its C files, its subsystem."""
 
     name: str
     sources: tuple[str, ...]
     subsystem: str
-    manifest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,13 +64,11 @@ class GuestTools:
     Attributes:
         ntguest: runs plans; see driver/guest/ntguest.c.
         child: does as it is told; see driver/guest/child.c.
-        elevated: the same program, whose manifest asks for elevation.
         sha256: of each file, by file name, in hexadecimal.
     """
 
     ntguest: Path
     child: Path
-    elevated: Path
     sha256: Mapping[str, str]
 
 
@@ -96,10 +82,8 @@ class _GuestToolchain(LlvmMingw):
         """Options for user-mode code."""
         return (*COMPILE_OPTIONS, *(f"-D{define}" for define in (*_PLATFORM_DEFINES, *driver.defines)))
 
-    def link_program(
-        self, program: GuestProgram, objects: Sequence[Path], manifest: bytes | None, directory: Path
-    ) -> LinkOutputs:
-        """Link a program, with its manifest if it has one, in a directory that holds nothing else.
+    def link_program(self, program: GuestProgram, objects: Sequence[Path], directory: Path) -> LinkOutputs:
+        """Link a program in a directory that holds nothing else.
 
         Raises:
             BuildError: the linker refused, most often for a function that the description does not list.
@@ -108,9 +92,6 @@ class _GuestToolchain(LlvmMingw):
         for source, path in zip(program.sources, objects, strict=True):
             names.append(f"{Path(source).stem}.obj")
             shutil.copyfile(path, directory / names[-1])
-        if manifest is not None:
-            names.append(f"{program.name}.res")
-            (directory / names[-1]).write_bytes(manifest_resource(manifest))
         libraries = [self._library(library, functions, directory) for library, functions in self.imports]
         image, pdb = directory / f"{program.name}.exe", directory / f"{program.name}.pdb"
         options = [*_LINK_OPTIONS, f"/subsystem:{program.subsystem},10.0", f"/entry:{_ENTRY}"]
@@ -150,7 +131,7 @@ def build_guest_tools(*, build_root: Path | None = None, source_root: Path | Non
     toolchain = _GuestToolchain(imports=imports)
     base = build_root.resolve() if build_root else build_directory()
     try:
-        files = sorted(path for path in root.iterdir() if path.suffix in {".c", ".h", ".toml", ".manifest"})
+        files = sorted(path for path in root.iterdir() if path.suffix in {".c", ".h", ".toml"})
         options = (*toolchain.compile_options(_sources(root, ("x.c",))), *_LINK_OPTIONS)
         key = digest_of(toolchain.identity, *options, *(part for f in files for part in (f.name, sha256_file(f))))
         directory = base / "images" / GUEST_DIRECTORY / key[:24]
@@ -162,21 +143,7 @@ def build_guest_tools(*, build_root: Path | None = None, source_root: Path | Non
     except OSError as error:
         message = f"{error.filename or base}: {error.strerror}; set NTPROOF_BUILD_DIR to a writable directory"
         raise ConfigurationError(message) from error
-    return GuestTools(directory / "ntguest.exe", directory / "child.exe", directory / "elevated.exe", hashes)
-
-
-def manifest_resource(manifest: bytes) -> bytes:
-    """A resource file that holds an application manifest and nothing else.
-
-    The form is that of "Resource File Formats" on Microsoft Learn: an empty entry first, then RESOURCEHEADER with type
-    and name as numbers, then the data up to a multiple of four bytes.
-    """
-
-    def entry(data: bytes, kind: int, name: int) -> bytes:
-        header = struct.pack("<IIHHHHIHHII", len(data), 32, 0xFFFF, kind, 0xFFFF, name, 0, 0, 0, 0, 0)
-        return header + data + bytes(-len(data) % 4)
-
-    return entry(b"", 0, 0) + entry(manifest, _RT_MANIFEST, _MANIFEST_OF_A_PROGRAM)
+    return GuestTools(directory / "ntguest.exe", directory / "child.exe", hashes)
 
 
 def load_guest_description(
@@ -197,15 +164,12 @@ def load_guest_description(
     found = []
     for name, table in programs.items():
         where = f"{path}: programs.{name}"
-        if not isinstance(table, dict) or set(table) - {"manifest"} != {"sources", "subsystem"}:
-            raise InputError(f"{where}: expected a table with sources and subsystem, and perhaps a manifest")
+        if not isinstance(table, dict) or set(table) != {"sources", "subsystem"}:
+            raise InputError(f"{where}: expected a table with sources and subsystem")
         if table["subsystem"] not in SUBSYSTEMS:
             raise InputError(f"{where}.subsystem: expected one of {', '.join(SUBSYSTEMS)}")
-        manifest = table.get("manifest")
-        if manifest is not None and not isinstance(manifest, str):
-            raise InputError(f"{where}.manifest: expected the name of a file")
-        found.append(GuestProgram(name, _names(f"{where}.sources", table["sources"]), table["subsystem"], manifest))
-    missing = set(_PROGRAMS) - {program.name for program in found}
+        found.append(GuestProgram(name, _names(f"{where}.sources", table["sources"]), table["subsystem"]))
+    missing = {"ntguest", "child"} - {program.name for program in found}
     if missing:
         raise InputError(f"{path}: programs: {', '.join(sorted(missing))} must be described")
     return tuple(found), tuple((library, _names(f"{path}: imports.{library}", n)) for library, n in imports.items())
@@ -248,8 +212,7 @@ def _make(programs: Sequence[GuestProgram], toolchain: _GuestToolchain, root: Pa
         for program in programs:
             linking = work / program.name
             linking.mkdir()
-            manifest = (root / program.manifest).read_bytes() if program.manifest is not None else None
-            made = toolchain.link_program(program, [targets[source] for source in program.sources], manifest, linking)
+            made = toolchain.link_program(program, [targets[source] for source in program.sources], linking)
             for path in (made.image, made.pdb):
                 if path is not None:
                     path.replace(outputs / path.name)

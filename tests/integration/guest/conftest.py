@@ -34,7 +34,7 @@ def prepared_prefix(guest_tools):
     base = make_base(program, folder)
     with tempfile.TemporaryDirectory(prefix="prefix-", dir=folder) as name:
         wine = Wine(program, copy_prefix(base, Path(name) / "wine"))
-        for path in (guest_tools.ntguest, guest_tools.child, guest_tools.elevated):
+        for path in (guest_tools.ntguest, guest_tools.child):
             shutil.copy2(path, wine.folder / path.name)
         # With its last program Wine ends its services, and drivers with them; so one program stays.
         keeper = Agent(wine)

@@ -218,35 +218,3 @@ def test_wrong_usage_is_answered_and_ends_with_its_own_code(wine):
 
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"] == "bad-usage"
-
-
-@pytest.mark.parametrize("creator", [None, "c"], ids=["by the program", "by a child"])
-def test_a_limited_launch_is_one_by_the_same_creator(agent, creator):
-    # Wine makes the restricted token and leaves it an administrator's.
-    if creator:
-        agent.launch(creator)
-
-    full = agent.launch("full", creator=creator)
-    limited = agent.launch("limited", creator=creator, limited=True)
-
-    assert full["elevated"] is True
-    assert limited["creator_pid"] == full["creator_pid"]
-    assert limited["creator_tid"] == full["creator_tid"]
-    assert agent.do("exit", process="limited", status=5)["exit_code"] == 5
-
-
-def test_a_limited_launch_takes_a_parent_as_well(agent):
-    parent = agent.launch("p")
-
-    limited = agent.launch("limited", parent="p", limited=True)
-
-    assert limited["parent_pid"] == parent["pid"]
-
-
-def test_the_elevated_program_is_a_child_for_whoever_may_start_it(agent):
-    # Wine starts it for anybody; Windows refuses a limited launch with ERROR_ELEVATION_REQUIRED 740.
-    started = agent.launch("a", image=f"{GUEST_FOLDER}\\elevated.exe", command_line="asks")
-
-    assert started["elevated"] is True
-    assert agent.do("describe", process="a")["command_line"] == "asks"
-    assert agent.do("exit", process="a")["exited"]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 
-import pefile
 import pytest
 
 from harness.build.guest_tools import build_guest_tools, load_guest_description
@@ -35,19 +33,6 @@ def header_word(image, offset):
     return int.from_bytes(data[start : start + 2], "little")
 
 
-def manifest_of(image):
-    """The resource of type RT_MANIFEST 24 with the name 1, as the loader finds it; None without one."""
-    parsed = pefile.PE(str(image), fast_load=True)
-    with contextlib.closing(parsed):
-        parsed.parse_data_directories([pefile.DIRECTORY_ENTRY["IMAGE_DIRECTORY_ENTRY_RESOURCE"]])
-        for kind in getattr(getattr(parsed, "DIRECTORY_ENTRY_RESOURCE", None), "entries", ()):
-            (name,) = kind.directory.entries
-            (language,) = name.directory.entries
-            assert (kind.id, name.id) == (24, 1)
-            return parsed.get_data(language.data.struct.OffsetToData, language.data.struct.Size)
-    return None
-
-
 def test_two_builds_from_different_places_give_the_same_bytes(sources, tmp_path, tools):
     elsewhere = build_guest_tools(build_root=tmp_path / "build", source_root=sources)
 
@@ -55,25 +40,19 @@ def test_two_builds_from_different_places_give_the_same_bytes(sources, tmp_path,
     assert elsewhere.sha256 == tools.sha256
     assert elsewhere.ntguest.read_bytes() == tools.ntguest.read_bytes()
     assert elsewhere.child.read_bytes() == tools.child.read_bytes()
-    assert elsewhere.elevated.read_bytes() == tools.elevated.read_bytes()
 
 
 def test_the_programs_hold_no_path_of_the_machine(tools):
-    for image in (tools.ntguest, tools.child, tools.elevated):
+    for image in (tools.ntguest, tools.child):
         assert str(SOURCES).encode() not in image.read_bytes()
 
 
 def test_the_programs_load_where_windows_likes_and_the_child_has_no_console(tools):
     assert header_word(tools.ntguest, SUBSYSTEM_AT) == 3
-    assert header_word(tools.child, SUBSYSTEM_AT) == header_word(tools.elevated, SUBSYSTEM_AT) == 2
-    for image in (tools.ntguest, tools.child, tools.elevated):
+    assert header_word(tools.child, SUBSYSTEM_AT) == 2
+    for image in (tools.ntguest, tools.child):
         wanted = DYNAMIC_BASE_NX_HIGH_ENTROPY
         assert header_word(image, DLL_CHARACTERISTICS_AT) & wanted == wanted
-
-
-def test_only_the_elevated_program_asks_for_elevation(tools):
-    assert manifest_of(tools.elevated) == (SOURCES / "elevated.manifest").read_bytes()
-    assert manifest_of(tools.child) is manifest_of(tools.ntguest) is None
 
 
 def test_nothing_is_linked_but_the_listed_system_libraries(tools):
@@ -131,10 +110,9 @@ def test_missing_sources_are_a_mistake_of_configuration(tmp_path):
         ("x", "not valid TOML"),
         ("", "programs: expected a table"),
         ("[programs]\n", "imports: expected a table"),
-        ("[programs]\n[imports]\n", "child, elevated, ntguest must be described"),
+        ("[programs]\n[imports]\n", "child, ntguest must be described"),
         ("[programs.a]\nsources = ['a.c']\n[imports]\n", "programs.a: expected a table with sources and subsystem"),
         ("[programs.a]\nsources = ['a.c']\nsubsystem = 'native'\n[imports]\n", "expected one of console, windows"),
-        ("[programs.a]\nsources = ['a.c']\nsubsystem = 'console'\nmanifest = 1\n[imports]\n", "name of a file"),
         ("[programs.a]\nsources = []\nsubsystem = 'console'\n[imports]\n", "sources: expected a list of names"),
         ("[programs.a]\nsources = [1]\nsubsystem = 'console'\n[imports]\n", "sources: expected a list of names"),
     ],

@@ -36,16 +36,32 @@ function Import-NtproofNative {
     # The compiler takes a second; its result is kept beside the source, under a name that follows the source.
     $source = Join-Path -Path $PSScriptRoot -ChildPath 'NtproofNative.cs'
     $digest = Get-NtproofDigest -Data ([System.IO.File]::ReadAllBytes($source))
-    $assembly = Join-Path -Path $PSScriptRoot -ChildPath ('NtproofNative.' + $digest.Substring(0, 16) + '.dll')
+    $name = 'NtproofNative.' + $digest.Substring(0, 16) + '.dll'
+    $assembly = Join-Path -Path $PSScriptRoot -ChildPath $name
     if (-not [System.IO.File]::Exists($assembly)) {
-        $unfinished = $assembly + '.' + [System.Diagnostics.Process]::GetCurrentProcess().Id + '.dll'
-        Add-Type -Path $source -OutputAssembly $unfinished -OutputType Library -IgnoreWarnings
+        # In a folder of its own, since an assembly is called by the name of the file that it was compiled to.
+        $folder = Join-Path -Path $PSScriptRoot -ChildPath ([System.Guid]::NewGuid().ToString())
+        [void] [System.IO.Directory]::CreateDirectory($folder)
         try {
-            [System.IO.File]::Move($unfinished, $assembly)
+            $made = Join-Path -Path $folder -ChildPath $name
+            Add-Type -Path $source -OutputAssembly $made -OutputType Library -IgnoreWarnings
+            try {
+                [System.IO.File]::Move($made, $assembly)
+            }
+            catch [System.IO.IOException] {
+                # Another session was faster; nothing else keeps a file from its name.
+                if (-not [System.IO.File]::Exists($assembly)) {
+                    throw
+                }
+            }
         }
-        catch [System.IO.IOException] {
-            # Another session was faster.
-            [System.IO.File]::Delete($unfinished)
+        finally {
+            try {
+                [System.IO.Directory]::Delete($folder, $true)
+            }
+            catch [System.IO.IOException], [System.UnauthorizedAccessException] {
+                # A virus scanner still reads it; it stays and does no harm.
+            }
         }
     }
     Add-Type -Path $assembly
@@ -424,7 +440,10 @@ function Read-NtproofFileChunk {
         $stream = [System.IO.File]::OpenRead($Path)
         try {
             $length = $stream.Length
-            $wanted = [System.Math]::Max(0, [System.Math]::Min([long] $Count, $length - $Offset))
+            $wanted = [System.Math]::Min([long] $Count, [long] ($length - $Offset))
+            if ($wanted -lt 0) {
+                $wanted = 0
+            }
             $bytes = New-Object -TypeName 'byte[]' -ArgumentList ([int] $wanted)
             $stream.Position = $Offset
             $got = 0
@@ -445,8 +464,9 @@ function Read-NtproofFileChunk {
     }
     $data = $null
     if ($got -gt 0) {
-        [System.Array]::Resize([ref] $bytes, $got)
-        $data = $bytes
+        # All but a file that became shorter meanwhile.
+        $data = New-Object -TypeName 'byte[]' -ArgumentList $got
+        [System.Buffer]::BlockCopy($bytes, 0, $data, 0, $got)
     }
     [PSCustomObject] @{
         Data   = $data
