@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 
 from tests.standin.windows import ERROR_SHUTDOWN_IN_PROGRESS, Refused, sha256
 from vm import win32
-from vm.windows.remoting import module
+from vm.windows.remoting import module_files
 
 DUMP_FILE, MINIDUMPS = r"C:\Windows\MEMORY.DMP", r"C:\Windows\Minidump"
 END_OF_INPUT = object()
@@ -46,7 +46,7 @@ def command(name):
 
 @command("Get-NtproofGuestInfo")
 def guest_info(windows, context):
-    files = [windows.files.get(rf"{module.FOLDER}\{name}") for name in module.FILES]
+    files = [windows.files.get(rf"{module_files.FOLDER}\{name}") for name in module_files.FILES]
     yield {
         "SchemaVersion": context.schema.version,
         "ModuleSha256": sha256(b"".join(file.content for file in files)),
@@ -59,18 +59,19 @@ def guest_info(windows, context):
 
 @command("Get-NtproofMachineFact")
 def machine_fact(windows, context):
+    identity = windows.identity
     yield {
-        "ComputerName": "STANDIN",
-        "Caption": "Stand-in",
-        "Edition": "StandIn",
+        "ComputerName": identity.computer_name,
+        "Caption": identity.caption,
+        "Edition": identity.edition,
         "DisplayVersion": "0",
         "Build": windows.system.build,
-        "Revision": 0,
+        "Revision": identity.revision,
         "Architecture": "AMD64",
         "CodeIntegrity": True,
         "TestSigning": windows.test_signing,
         "KernelDebugger": False,
-        "SecureBoot": None,
+        "SecureBoot": identity.secure_boot,
         "MemoryIntegrity": False,
         "CodeIntegrityOptions": 0x3 if windows.test_signing else 0x1,
         "VerifierFlags": windows.verifier_flags,
