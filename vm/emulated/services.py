@@ -143,9 +143,7 @@ class Services:
                 detail=f"{service.image.name} {_SIGNATURE_ADVICE[service.image.signature]}",
             )  # fmt: skip
         if not service.image.entry:
-            raise win32_error(
-                ERROR_BAD_EXE_FORMAT, "StartServiceW", detail=f"{service.image.name} has no entry point"
-            )
+            raise win32_error(ERROR_BAD_EXE_FORMAT, "StartServiceW", detail=f"{service.image.name} has no entry point")
         kernel = self._kernel
         loaded = kernel.load_image(service.image)
         key = _SERVICES_KEY + service.name

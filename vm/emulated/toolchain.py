@@ -85,8 +85,6 @@ def compiled(name: str, sources: Sequence[Path], steps: Sequence[Sequence[str]])
 
 
 def _run(arguments: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "ziglang", *arguments], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "ziglang", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise MachineBroken(f"zig {arguments[0]} failed:\n{done.stderr.strip()}")

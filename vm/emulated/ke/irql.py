@@ -124,6 +124,4 @@ def host_release_spin_lock(kernel: Kernel, lock: int, irql: int, _caller: int) -
 @EXPORTS.function("HostUnbalancedRegion", args="ptr")
 def host_unbalanced_region(_kernel: Kernel, _caller: int) -> None:
     """KeLeaveCriticalRegion or KeLeaveGuardedRegion by a thread that is in none."""
-    raise Bugcheck(
-        0xC4, 0x3E, reason="critical or guarded region left by a thread that is in none"
-    )
+    raise Bugcheck(0xC4, 0x3E, reason="critical or guarded region left by a thread that is in none")

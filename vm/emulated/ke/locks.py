@@ -422,5 +422,3 @@ def ex_wait_for_rundown_protection_release(kernel: Kernel, rundown: int) -> None
 def ex_rundown_completed(kernel: Kernel, rundown: int) -> None:
     """Microsoft Learn, ExRundownCompleted."""
     kernel.mem.set_u64(rundown, _RUNDOWN_ACTIVE)
-
-

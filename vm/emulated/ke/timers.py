@@ -271,5 +271,3 @@ def ke_set_importance_dpc(_kernel: Kernel, _dpc: int, _importance: int) -> None:
 @EXPORTS.function("KeSetTargetProcessorDpc", args="ptr u8")
 def ke_set_target_processor_dpc(_kernel: Kernel, _dpc: int, _number: int) -> None:
     """Microsoft Learn, KeSetTargetProcessorDpc: there is one processor."""
-
-

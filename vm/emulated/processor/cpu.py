@@ -95,9 +95,7 @@ class Cpu:
         self._arena = kernel.mem.arena
         self.stubs = kernel.stubs
         self.page = kernel.mem.map(TRAP_PAGE, 0x1000, READ | WRITE)
-        self.engine = Engine(
-            kernel.mem, on_trap=self._on_trap, on_fill=self._on_fill, on_interrupt=self._on_interrupt
-        )
+        self.engine = Engine(kernel.mem, on_trap=self._on_trap, on_fill=self._on_fill, on_interrupt=self._on_interrupt)
         self._counters = self.engine.counters
         self.block_budget = kernel.options.block_budget
         self.engine.counters.block_limit = self.block_budget
@@ -158,12 +156,18 @@ class Cpu:
             irql = arena[irql_at]
             if irql > highest:
                 raise Bugcheck(
-                    0xA, address, irql, 8, self.caller(),
+                    0xA,
+                    address,
+                    irql,
+                    8,
+                    self.caller(),
                     reason=f"{export.name} called at IRQL {irql}; it may be called at IRQL {highest} at most",
                 )
             if irql < lowest:
                 raise Bugcheck(
-                    0xC4, 0xE5, irql,
+                    0xC4,
+                    0xE5,
+                    irql,
                     reason=f"{export.name} called at IRQL {irql}; it may be called at IRQL {lowest} at least",
                 )
 

@@ -126,9 +126,7 @@ class Engine:
         self._add_hook(kind, ctypes.cast(callback, ctypes.c_void_p), None, 1, 0, *extra)
 
     def _native_hook(self, kind: int, name: str, begin: int, end: int) -> ctypes.c_size_t:
-        return self._add_hook(
-            kind, ctypes.c_void_p(function_address(name)), ctypes.byref(self.counters), begin, end
-        )
+        return self._add_hook(kind, ctypes.c_void_p(function_address(name)), ctypes.byref(self.counters), begin, end)
 
     def _add_hook(
         self, kind: int, function: ctypes.c_void_p, context: object, begin: int, end: int, *extra: int

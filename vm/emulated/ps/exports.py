@@ -29,7 +29,6 @@ _PROCESS_BASIC_INFORMATION = 0
 _PROCESS_IMAGE_FILE_NAME = 27
 
 
-
 def _system_process(kernel: Kernel) -> bytes:
     return struct.pack("<Q", kernel.ps.process(SYSTEM_PID).object)
 
@@ -273,5 +272,3 @@ def ke_stack_attach_process(kernel: Kernel, process: int, state: int) -> None:
 def ke_unstack_detach_process(kernel: Kernel, state: int) -> None:
     """KeUnstackDetachProcess."""
     kernel.ps.attach(kernel.mem.u64(state))
-
-
