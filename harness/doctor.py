@@ -189,13 +189,11 @@ class ThisComputer:
     def accelerator(self, uri: str) -> tuple[bool, str]:
         """Whether guests of a hypervisor run at speed, and why, by running one. Raises DoctorError."""
         try:
-            from vm.windows.hypervisor.probe import probe
-
-            from vm.windows.hypervisor.connection import Connection
             from vm.windows.hypervisor.domain_xml import Accelerator
+            from vm.windows.hypervisor.workplace import open_workplace
 
-            with Connection.open(uri) as connection:
-                found = probe(connection)
+            with open_workplace(uri, self.images()[0]) as place:
+                found = place.accelerator
         except (ImportError, MachineError) as error:
             raise DoctorError(str(error)) from error
         return found.accelerator is Accelerator.KVM, found.reason

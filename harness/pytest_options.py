@@ -178,8 +178,16 @@ def _machines(given: Sequence[str], known: Iterable[str]) -> tuple[str, ...]:
         if not name:
             raise pytest.UsageError(f"--vm {','.join(given)}: a machine name is empty; known: {_listed(known)}")
         if name not in known:
-            raise pytest.UsageError(f"--vm {name}: there is no such machine; known: {_listed(known)}")
+            raise pytest.UsageError(f"--vm {name}: {_why_unknown(name, known)}")
     return tuple(dict.fromkeys(names))
+
+
+def _why_unknown(name: str, known: Iterable[str]) -> str:
+    from vm.windows.profiles.registry import names
+
+    if name in names():
+        return f"there is no image of it yet; make one with: ntproof image build {name} --iso FILE"
+    return f"there is no such machine; known: {_listed(known)}"
 
 
 def _check_profile(profile: str, machines: Sequence[str]) -> None:

@@ -326,7 +326,14 @@ class Machine(Protocol):
     # Processes
 
     def provide_image(self, path: str, kind: ImageKind = ImageKind.NORMAL) -> None:
-        """Make an executable file exist at a DOS path, behaving as `kind` says. Replaces what was there."""
+        """Make an executable file exist at a DOS path, behaving as `kind` says.
+
+        Replaces what this put there before, and on an emulated machine whatever was there.
+
+        Raises:
+            Win32Error: ERROR_FILE_EXISTS 80 for a file of somebody else's.
+            UnsupportedByMachine: no file is known that would behave so on this machine.
+        """
 
     def launch(self, request: LaunchRequest) -> LaunchResult:
         """CreateProcess as `request` says; returns ground truth and never raises for a refused creation.

@@ -10,17 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from harness.commands import _output
+from harness.commands import _machine, _output
 from harness.errors import ConfigurationError
 from harness.exit_codes import ExitCode
 from harness.settings import read_project
 from vm.errors import MachineConfigurationError
+from vm.windows.hypervisor.uri import chosen_uri
 from vm.windows.profiles.registry import Profiles, shipped
 
 if TYPE_CHECKING:
     from vm.windows.images.store import ImageStore
 
-DEFAULT_URI: Final = "qemu:///session"
 _HERE: Final = Path()
 
 
@@ -46,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--openssh", type=Path, metavar="FILE", help="OpenSSH server (.msi), for a guest without internet"
     )
     build.add_argument("--name", help="name of the image (default: the profile's name)")
-    build.add_argument("--connect", default=DEFAULT_URI, metavar="URI", help="hypervisor (default: %(default)s)")
+    _machine.add_connect(build)
     build.add_argument("--watch", action="store_true", help="keep a picture of the screen beside the build's log")
     _add_profiles(build)
     listing = add("list", "list images and unfinished builds", _list)
@@ -105,7 +105,7 @@ def _build(arguments: argparse.Namespace) -> ExitCode:
     )
     if not arguments.iso.is_file():
         raise ConfigurationError(f"--iso {arguments.iso}: no such file; name a Windows ISO")
-    host = open_host(arguments.connect)
+    host = open_host(chosen_uri(_machine.connect_uri(arguments), os.environ))
     build = ImageBuild(request, _store(), host, listener=PrintedProgress(sys.stdout), probe=FirstStart(host))
     print(f"building {request.name} in {build.folder}", flush=True)
     image = build.run()

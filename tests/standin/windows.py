@@ -62,6 +62,17 @@ class StoredFile:
     written: float
 
 
+@dataclass(frozen=True)
+class Identity:
+    """What the system calls itself; its build is that of what runs on it."""
+
+    computer_name: str = "STANDIN"
+    caption: str = "Stand-in"
+    edition: str = "StandIn"
+    revision: int = 0
+    secure_boot: bool | None = None
+
+
 class Files:
     """Files by path, without regard to case; folders exist when a file or New-Item made them."""
 
@@ -144,6 +155,7 @@ class SmallWindows:
     """
 
     def __init__(self):
+        self.identity = Identity()
         self.files = Files()
         self.services = {}
         self.roots = {}

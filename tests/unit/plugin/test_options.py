@@ -22,6 +22,10 @@ def test_an_unknown_machine_is_refused_with_the_known_ones(run):
     refuses(run(PASSES, vm="win95"), "ERROR: --vm win95: there is no such machine; known: *emulated*fake*")
 
 
+def test_a_profile_without_an_image_is_told_with_the_command_that_makes_one(run):
+    refuses(run(PASSES, vm="win11"), "ERROR: --vm win11: there is no image of it yet; * ntproof image build win11 *")
+
+
 @pytest.mark.parametrize("given", ["", "fake,", ",fake", "fake,,other"])
 def test_an_empty_machine_name_is_refused(run, given):
     refuses(run(PASSES, vm=given), "ERROR: --vm *: a machine name is empty; known: *fake*")

@@ -168,14 +168,16 @@ class Connection:
                     return None
                 raise
 
-    def start(self, domain: Domain, *, ends_with_connection: bool = False) -> DomainHandle:
+    def start(self, domain: Domain, *, ends_with_connection: bool = False, paused: bool = False) -> DomainHandle:
         """Start a domain that is gone when it goes off.
 
         Args:
             domain: the domain.
             ends_with_connection: whether the hypervisor destroys it when this connection ends.
+            paused: whether it waits until it is resumed.
         """
         flags = libvirt.VIR_DOMAIN_START_AUTODESTROY if ends_with_connection else 0
+        flags |= libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
         with self.doing(f"domain {domain.name}: cannot be started"):
             return DomainHandle(self, self.raw.createXML(domain.to_xml(), flags))
 

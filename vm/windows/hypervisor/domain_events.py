@@ -39,6 +39,7 @@ class DomainWatch:
         self._panic: GuestPanic | None = None
         self._ended: str | None = None
         self._lost: str | None = None
+        self._disk_failed = False
         self._callback: Callable[[], None] | None = None
 
     def begin(self) -> None:
@@ -46,6 +47,7 @@ class DomainWatch:
         with self._changed:
             self._panic = None
             self._ended = None
+            self._disk_failed = False
 
     @property
     def panic(self) -> GuestPanic | None:
@@ -60,7 +62,7 @@ class DomainWatch:
             return self._ended
 
     def when_stopped(self, callback: Callable[[], None] | None) -> None:
-        """Have a function called at the guest's panic, the domain's end or the loss of the hypervisor.
+        """Have a function called at the guest's panic, the domain's end, its disk's failure or the hypervisor's loss.
 
         Args:
             callback: called from another thread, or at once; None takes the last one back.
@@ -99,6 +101,14 @@ class DomainWatch:
 
         self._note(note)
 
+    def disk_failed(self) -> None:
+        """Take an event: QEMU stopped the guest because its disk failed."""
+
+        def note() -> None:
+            self._disk_failed = True
+
+        self._note(note)
+
     def lost(self, reason: str) -> None:
         """Take an event: the hypervisor cannot be reached any more."""
 
@@ -108,7 +118,7 @@ class DomainWatch:
         self._note(note)
 
     def _happened(self) -> bool:
-        return self._panic is not None or self._ended is not None or self._lost is not None
+        return self._panic is not None or self._disk_failed or self._ended is not None or self._lost is not None
 
     def _note(self, note: Callable[[], None]) -> None:
         with self._changed:
@@ -133,9 +143,10 @@ class DomainEvents:
         self._lock = threading.Lock()
         raw = connection.raw
         with connection.doing("gives no events"):
-            self._lifecycle = raw.domainEventRegisterAny(
-                None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, None
-            )
+            self._registered = [
+                raw.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, None),
+                raw.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR, self._on_disk_error, None),
+            ]
             self._monitor = (
                 libvirt_qemu.qemuMonitorEventRegister(raw, None, EVENT, self._on_monitor, None, 0)
                 if connection.is_qemu
@@ -146,7 +157,8 @@ class DomainEvents:
     def close(self) -> None:
         """Take no more events."""
         try:
-            self._connection.raw.domainEventDeregisterAny(self._lifecycle)
+            for number in self._registered:
+                self._connection.raw.domainEventDeregisterAny(number)
             if self._monitor is not None:
                 libvirt_qemu.qemuMonitorEventDeregister(self._connection.raw, self._monitor)
         except libvirt.libvirtError as error:
@@ -174,6 +186,12 @@ class DomainEvents:
             watch.panicked(parse_event(None))
         elif event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
             watch.stopped(ENDS.get(detail, "it is off"))
+
+    def _on_disk_error(self, _raw: Any, domain: Any, path: str, alias: str, action: int, _opaque: Any) -> None:
+        watch = self._watch_of(domain)
+        if watch is not None and action == libvirt.VIR_DOMAIN_EVENT_IO_ERROR_PAUSE:
+            _LOG.warning("domain %s: its disk %s (%s) failed", domain.name(), alias, path)
+            watch.disk_failed()
 
     def _on_monitor(
         self, _raw: Any, domain: Any, _event: str, _seconds: int, _micros: int, details: str | None, _opaque: Any

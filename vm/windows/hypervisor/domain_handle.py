@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import libvirt
 import libvirt_qemu
 
+from vm.windows.hypervisor import xml_fields
 from vm.windows.hypervisor.domain_xml import Domain
 from vm.windows.hypervisor.libvirt_errors import NO_DOMAIN, NO_METADATA, code_of
 from vm.windows.hypervisor.mark import NAMESPACE, Mark
-from vm.windows.hypervisor.xml_fields import XmlError
+from vm.windows.hypervisor.xml_fields import XmlError, text
 
 if TYPE_CHECKING:
     from vm.windows.hypervisor.connection import Connection
@@ -38,6 +40,13 @@ class DumpFormat(enum.IntEnum):
     ELF = libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_RAW
     KDUMP_ZLIB = libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_KDUMP_ZLIB
     WINDOWS = libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_WIN_DMP
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """A snapshot ("Snapshot XML format", libvirt)."""
+
+    name: str = text("name")
 
 
 class DomainHandle:
@@ -145,7 +154,7 @@ class DomainHandle:
     def take_snapshot(self, name: str) -> None:
         """Take a snapshot of memory and disks inside its qcow2 files."""
         with self._doing("no snapshot can be taken"):
-            self.raw.snapshotCreateXML(f"<domainsnapshot><name>{name}</name></domainsnapshot>", 0)
+            self.raw.snapshotCreateXML(xml_fields.render(xml_fields.write(_Snapshot(name=name), "domainsnapshot")), 0)
 
     def revert_to_snapshot(self, name: str) -> None:
         """Go back to a snapshot and run."""

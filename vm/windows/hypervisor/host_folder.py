@@ -21,8 +21,9 @@ from vm.errors import MachineBroken
 from vm.windows.hypervisor import xml_fields
 from vm.windows.hypervisor.connection import Connection
 from vm.windows.hypervisor.devices import ImageFormat
-from vm.windows.hypervisor.libvirt_errors import NO_POOL, NO_VOLUME, code_of
+from vm.windows.hypervisor.libvirt_errors import NO_POOL, NO_VOLUME, code_of, words_of
 from vm.windows.hypervisor.xml_fields import choice, file, part, text, whole
+from vm.windows.remoting.deadline import Deadline
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,6 +31,10 @@ _BLOCK: Final = 1 << 20
 _PRIVATE: Final = "0700"
 _PASSABLE: Final = "0711"
 _TRIES: Final = 5
+_BUSY: Final = "asynchronous jobs running"
+"""What libvirt says then; the error has no code of its own."""
+_BUSY_SECONDS: Final = 60.0
+_LOOKS_EVERY: Final = 0.02
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,11 @@ class HostFolder:
         self._mode = _PASSABLE if passable else _PRIVATE
         self._pool = self._found_or_made()
 
+    def close(self) -> None:
+        """Have libvirt forget the folder: for one that nobody else uses. The files stay."""
+        with self._doing("cannot be let go"):
+            self._pool.destroy()
+
     def path_of(self, name: str) -> Path:
         """The path of a file on the hypervisor's host."""
         return self.path / name
@@ -93,7 +103,7 @@ class HostFolder:
     def names(self) -> tuple[str, ...]:
         """Names of all files, whoever wrote them."""
         with self._doing("cannot be listed"):
-            self._pool.refresh(0)
+            self._refresh()
             return tuple(sorted(str(name) for name in self._pool.listVolumes()))
 
     def size(self, name: str) -> int | None:
@@ -107,7 +117,7 @@ class HostFolder:
     def free_mib(self) -> int:
         """Free space in MiB."""
         with self._doing("its free space is not told"):
-            self._pool.refresh(0)
+            self._refresh()
             return int(self._pool.info()[3]) >> 20
 
     def create_disk(self, name: str, gibibytes: int) -> Path:
@@ -229,13 +239,26 @@ class HostFolder:
         with self._doing(f"{name} cannot be looked up"):
             for refresh in (False, True) if known is Known.NO else (False,):
                 if refresh:
-                    self._pool.refresh(0)
+                    self._refresh()
                 try:
                     return self._pool.storageVolLookupByName(name)
                 except libvirt.libvirtError as error:
                     if code_of(error) != NO_VOLUME:
                         raise
         return None
+
+    def _refresh(self) -> None:
+        """Have libvirt look at the folder. It refuses while it makes a file there, which takes some milliseconds."""
+        deadline = Deadline(_BUSY_SECONDS)
+        while True:
+            try:
+                self._pool.refresh(0)
+            except libvirt.libvirtError as error:
+                if _BUSY not in words_of(error) or deadline.passed:
+                    raise
+            else:
+                return
+            deadline.pause(_LOOKS_EVERY)
 
     def _create(self, definition: VolumeDefinition) -> Path:
         self.remove(definition.name)
@@ -264,7 +287,7 @@ class HostFolder:
             raise MachineBroken(f"{self.path_of(name)}: there is no such file on the hypervisor's host")
         with self._doing(f"{name} cannot be read"):
             # What QEMU wrote may have grown since libvirt looked.
-            self._pool.refresh(0)
+            self._refresh()
             stream = self._connection.raw.newStream()
             volume.download(stream, 0, limit, 0)
             stream.recvAll(lambda _stream, data, target: target.write(data), sink)

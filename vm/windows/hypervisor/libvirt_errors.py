@@ -60,11 +60,12 @@ def broken(error: libvirt.libvirtError, action: str) -> MachineBroken:
         action: what was tried, as ``domain win11-1: cannot be started``.
     """
     words = words_of(error)
+    if code_of(error) in _REFUSED:
+        return OperationRefused(f"{action}: {words}; this hypervisor cannot do that with this machine")
     remedy = next((remedy for part, remedy in _REMEDIES if part in words), None)
     if remedy is None:
         remedy = "start libvirt again" if code_of(error) in _GONE else _LOOK
-    kind = OperationRefused if code_of(error) in _REFUSED else MachineBroken
-    return kind(f"{action}: {words}; {remedy}")
+    return MachineBroken(f"{action}: {words}; {remedy}")
 
 
 @contextmanager
