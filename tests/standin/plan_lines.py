@@ -99,8 +99,8 @@ class Request:
             raise BadRequest(f"too many bytes in '{key}'")
         return data
 
-    def seconds(self):
-        return self.number("deadline_ms", WAIT_MAXIMUM, WAIT_DEFAULT) / 1000
+    def seconds(self, missing=WAIT_DEFAULT):
+        return self.number("deadline_ms", WAIT_MAXIMUM, missing) / 1000
 
     def complete(self):
         for key in self._members:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.standin.plan_lines import BadRequest
+from tests.standin.plan_lines import WAIT_MAXIMUM, BadRequest
 from tests.standin.windows import Refused
 from vm import win32
 from vm.machine import Account
@@ -13,6 +13,7 @@ class ServiceOperations:
 
     def create_service(self, request):
         service, image = request.text("service"), request.text("image")
+        request.seconds(WAIT_MAXIMUM)
         request.complete()
         with self.using() as machine:
             self._administrator("OpenSCManagerW")
@@ -21,6 +22,7 @@ class ServiceOperations:
 
     def _on_service(self, request, act):
         service = request.text("service")
+        request.seconds(WAIT_MAXIMUM)
         request.complete()
         with self.using() as machine:
             self._administrator("OpenSCManagerW")

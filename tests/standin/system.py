@@ -255,7 +255,10 @@ class System:
     def provide(self, machine, source, path):
         files, provided = self.windows.files, self.windows.provided
         content, target = files.read(dos(source)), dos(path)
-        if files.get(target) is not None and files.key(target) not in provided:
+        before = files.get(target)
+        if before is not None and before.content == content:
+            return
+        if files.is_folder(target) or (before is not None and files.key(target) not in provided):
             raise Refused(80, "CopyFileW")
         if self._runs(machine, target):
             raise Refused(win32.ERROR_SHARING_VIOLATION, "CopyFileW")
@@ -265,7 +268,7 @@ class System:
     def remove(self, machine, path):
         files, target = self.windows.files, dos(path)
         key = files.key(target)
-        if files.get(target) is not None and key not in self.windows.provided:
+        if files.is_folder(target) or (files.get(target) is not None and key not in self.windows.provided):
             raise Refused(win32.ERROR_ACCESS_DENIED, "DeleteFileW")
         if self._runs(machine, target):
             raise Refused(win32.ERROR_ACCESS_DENIED, "DeleteFileW")

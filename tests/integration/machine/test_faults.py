@@ -17,6 +17,7 @@ from tests.standin.sshd import make_host_key  # noqa: E402
 from vm.emulated.kernel import KernelOptions  # noqa: E402
 from vm.errors import DriverHung, MachineBroken, MachineConfigurationError, MachineCrashed  # noqa: E402
 from vm.machine import ServiceState  # noqa: E402
+from vm.windows.agent.errors import AgentRefused  # noqa: E402
 from vm.windows.hypervisor.crash import GuestPanic  # noqa: E402
 from vm.windows.machine.access import Patience  # noqa: E402
 from vm.windows.remoting.errors import IdentityChanged  # noqa: E402
@@ -145,6 +146,15 @@ def test_a_silent_guest_without_a_driver_is_the_machines_failure(make_machine, g
 
     assert not isinstance(broken.value, DriverHung)
     assert "NMI" not in guest.domain.asked
+
+
+def test_a_call_that_the_agent_cannot_bring_back_from_the_driver_is_a_hang(machine, guest, misuse):
+    with pytest.raises(DriverHung, match="neither returns nor completes"), machine.calling("stop service misuse"):
+        raise AgentRefused("stuck", "", endpoint="local", operation="stop_service")
+
+    assert guest.domain.asked[0] == "NMI"
+    with pytest.raises(DriverHung):
+        machine.system_time()
 
 
 def test_a_connection_that_breaks_is_the_machines_failure_and_not_a_hang(machine, guest, misuse):

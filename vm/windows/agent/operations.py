@@ -138,13 +138,13 @@ class Agent:
             self._succeeded(answer, "RegSetValueExW", f"parameters of service {service}")
 
     def start_service(self, service: str, *, deadline: float) -> None:
-        """Start a service; a driver whose entry point does not return within `deadline` seconds is CommandTimedOut."""
-        answer = self.client.ask("start_service", deadline=deadline, service=service)
+        """Start a service; an entry point that does not return within `deadline` seconds is AgentRefused ``stuck``."""
+        answer = self._ask_driver("start_service", service, deadline)
         self._succeeded(answer, "StartServiceW", f"service {service}")
 
     def stop_service(self, service: str, *, deadline: float) -> ServiceState:
         """Stop a service, likewise; its state afterwards."""
-        answer = self.client.ask("stop_service", deadline=deadline, service=service)
+        answer = self._ask_driver("stop_service", service, deadline)
         self._succeeded(answer, "ControlService", f"service {service}")
         return self._state(answer, "stop_service")
 
@@ -313,6 +313,11 @@ class Agent:
 
     def _ask(self, operation: str, **members: Member | bytes) -> dict[str, Member]:
         return self.client.ask(operation, deadline=self._patience + self._slack, **members)
+
+    def _ask_driver(self, operation: str, service: str, deadline: float) -> dict[str, Member]:
+        return self.client.ask(
+            operation, deadline=deadline + self._slack, service=service, deadline_ms=milliseconds(deadline)
+        )
 
     def _end(self, operation: str, label: str, status: int) -> Ended:
         answer = self._ask(

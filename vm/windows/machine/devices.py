@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 
 from vm import win32
 from vm.errors import UnsupportedByMachine
-from vm.windows.agent.errors import AgentRefused
 from vm.windows.agent.operations import Agent, Transfer, error_of
 from vm.windows.agent.protocol import LARGEST_BUFFER
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from vm.windows.machine.machine import WindowsMachine
 
 _CALLS: Final = {"control": "DeviceIoControl", "read": "ReadFile", "write": "WriteFile"}
-_STUCK: Final = "stuck"
 
 
 class DeviceTable:
@@ -142,16 +140,9 @@ class WindowsHandle:
         _check_size(len(data or b""), output_size or 0)
         seconds = self.machine.patience.request
         with self.machine.calling(f"{_CALLS[kind]} on {self.path}", self.era):
-            try:
-                ended = self._agent.transfer(
-                    kind, self._open(_CALLS[kind]), deadline=seconds, code=code, data=data, output_size=output_size
-                )
-            except AgentRefused as error:
-                if error.error != _STUCK:
-                    raise
-                raise self.machine.hung(
-                    f"the driver neither completes {_CALLS[kind]} on {self.path} nor lets it be cancelled"
-                ) from error
+            ended = self._agent.transfer(
+                kind, self._open(_CALLS[kind]), deadline=seconds, code=code, data=data, output_size=output_size
+            )
         if ended is None:
             raise TimeoutError(f"{_CALLS[kind]} on {self.path} is still pending after {seconds:g} s; it was cancelled")
         return self.output_of(ended, kind)

@@ -27,6 +27,8 @@ from vm.windows.remoting.errors import (
 )
 
 _SILENT: Final = (CommandTimedOut, GuestNotResponding)
+_STUCK: Final = "stuck"
+"""What ntguest.exe answers when a call into the driver does not return, or a cancelled request does not end."""
 _GONE: Final = (ConnectionLost, ConnectionFailed)
 
 
@@ -57,6 +59,8 @@ class Diagnosis:
         if not isinstance(error, RemotingError):
             return error
         try:
+            if isinstance(error, AgentRefused) and error.error == _STUCK:
+                return self.hang("the driver neither returns nor completes what it was asked", activity)
             panic = self._panic(error)
             if panic is not None:
                 return MachineCrashed(self._crashed(panic, activity))

@@ -164,15 +164,6 @@ class WindowsMachine:
         except MachineBroken as error:
             raise self._stop(error, activity) from error
 
-    def hung(self, reason: str) -> DriverFault | MachineBroken:
-        """The driver does not come back, as the guest itself can tell; the error that this and later calls raise."""
-        self._traces.add(Trace.HUNG)
-        try:
-            self._stopped = self._diagnosis.hang(reason, "a device request")
-        except MachineBroken as error:
-            self._stopped = error
-        return self._stopped
-
     def _check_usable(self) -> None:
         if self._closed:
             raise MachineConfigurationError(_CLOSED)

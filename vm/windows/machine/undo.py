@@ -58,7 +58,7 @@ def undo(remains: Remains, *, deadline: float) -> set[Trace]:
     """
     for other in remains.others:
         other.client.close()
-    steps = list(_steps(remains))
+    steps = list(_steps(remains, deadline / 2))
     if not steps:
         return set()
     answers = remains.agent.client.ask_all([request for request, _ in steps], deadline=deadline, strict=False)
@@ -69,7 +69,7 @@ def undo(remains: Remains, *, deadline: float) -> set[Trace]:
     return found
 
 
-def _steps(remains: Remains) -> Iterator[tuple[Request, Trace]]:
+def _steps(remains: Remains, driver: float) -> Iterator[tuple[Request, Trace]]:
     """Each request, and what it means when it fails."""
     for handle in remains.handles:
         yield ("close", {"device": handle}), Trace.CLEANUP_FAILED
@@ -81,7 +81,7 @@ def _steps(remains: Remains) -> Iterator[tuple[Request, Trace]]:
             yield ("terminate", {"process": process.label, "deadline_ms": milliseconds(5)}), Trace.PROCESSES_LEFT
             yield ("release", {"process": process.label}), Trace.CLEANUP_FAILED
     for service in remains.services:
-        yield ("stop_service", {"service": service}), Trace.DRIVER_STUCK
+        yield ("stop_service", {"service": service, "deadline_ms": milliseconds(driver)}), Trace.DRIVER_STUCK
         yield ("delete_service", {"service": service}), Trace.CLEANUP_FAILED
         yield ("query_service", {"service": service}), Trace.DRIVER_STUCK
     for path in remains.files:

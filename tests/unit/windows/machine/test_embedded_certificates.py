@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 
 import pytest
@@ -72,7 +73,5 @@ def test_no_changed_byte_ends_in_another_error(image, data):
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, 0x400) | st.integers(offset, offset + size - 1))
         changed[place] = data.draw(st.integers(0, 255))
-    try:
+    with contextlib.suppress(MachineConfigurationError):
         certificates_of(bytes(changed))
-    except MachineConfigurationError:
-        pass
