@@ -10,26 +10,28 @@ import subprocess
 import sys
 
 from tests.fixtures.libvirtd import missing_packages, private_libvirtd
-from tests.integration.standin.image import CACHE, IMAGES, ensure_image, locked
+from tests.integration.standin.image import CACHE, ensure_image, locked, settings
 from tests.integration.standin.packages import NoPackages
-from vm.windows.images.store import VARIABLE
+
+
+def told(message, status):
+    """Say why nothing is run; the exit status, as docs/reference/exit-codes.md has it."""
+    sys.stderr.write(message + "\n")
+    return status
 
 
 def main(command):
     if not command:
-        print("usage: ci/standin COMMAND...", file=sys.stderr)
-        return 4
+        return told("usage: ci/standin COMMAND...", 4)
     if missing := missing_packages():
-        print(f"ci/standin: {', '.join(missing)} missing: apt-get install {' '.join(missing)}", file=sys.stderr)
-        return 4
+        return told(f"ci/standin: missing: apt-get install {' '.join(missing)}", 4)
     # Two daemons would take the same slots for theirs.
     with locked(CACHE / "daemon.lock"), private_libvirtd(CACHE / "libvirt") as daemon:
         try:
             ensure_image(daemon.uri)
         except (NoPackages, RuntimeError) as error:
-            print(f"ci/standin: {error}", file=sys.stderr)
-            return 3
-        environment = {**os.environ, "LIBVIRT_DEFAULT_URI": daemon.uri, VARIABLE: str(IMAGES)}
+            return told(f"ci/standin: {error}", 3)
+        environment = {**os.environ, **settings(daemon.uri)}
         return subprocess.run(command, env=environment, check=False).returncode
 
 

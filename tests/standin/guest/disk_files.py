@@ -130,7 +130,11 @@ class DiskFiles:
         if not place.is_dir():
             return []
         return [
-            StoredFile(f"{folder}\\{found.relative_to(place).as_posix().replace('/', chr(92))}", found.read_bytes(), found.stat().st_mtime)
+            StoredFile(
+                f"{folder}\\{found.relative_to(place).as_posix().replace('/', chr(92))}",
+                found.read_bytes(),
+                found.stat().st_mtime,
+            )
             for found in sorted(place.rglob("*"))
             if found.is_file()
         ]
