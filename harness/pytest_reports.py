@@ -175,7 +175,10 @@ def _short(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> s
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it came from; nothing keeps an error from being its own cause."""
+    met: set[int] = set()
     seen: BaseException | None = error
-    while seen is not None:
+    while seen is not None and id(seen) not in met:
+        met.add(id(seen))
         yield seen
         seen = seen.__cause__

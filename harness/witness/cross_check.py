@@ -141,13 +141,19 @@ class _CrossCheck:
             self._one_sided["seen by the driver alone"] += 1
             if not self._witness.complete or not self._driver_side.is_common(at):
                 continue
-            denied = life.create is not None and (life.create.status or 0) & 0x80000000
+            denied = self._was_denied(life)
             if denied or (life.create is not None and life.create.is_subsystem_process):
                 self._findings.tolerated[TOLERATED_DENIED if denied else TOLERATED_SUBSYSTEM] += 1
                 continue
             name = "creation" if kind is Kind.UNEXPECTED_CREATE else "exit"
             seen = f"a {name} that the driver alone reports".replace("a exit", "an exit")
             self._report(kind, f"no {name}: {self._witness.origin.value} has none", seen, life, event.sequence, _SEEN)
+
+    def _was_denied(self, life: Life) -> bool:
+        """Whether the creation was denied; where the driver lost its create in a gap, the exit has that status."""
+        if life.create is not None:
+            return bool((life.create.status or 0) & 0x80000000)
+        return bool(self._gaps and life.exit is not None and (life.exit.status or 0) & 0x80000000)
 
     def _witness_alone(self, life: Life, create: Create | None, exit_: Exit | None) -> None:
         """Hold events against the driver that did not report them."""

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 from tests.standin.sshd import StandInSsh
+from tests.standin.system import System
 from tests.standin.windows import ADMINISTRATOR, STANDARD_USER, SmallWindows
 from tests.standin.winrm import StandIn
 from vm.errors import MachineBroken
@@ -27,8 +28,9 @@ NMI_HARDWARE_FAILURE = 0x80
 class LocalGuest:
     """The guest and its domain. `settle` is called once to bring the guest into its golden state."""
 
-    def __init__(self, *, ssh=True):
+    def __init__(self, *, ssh=True, options=None):
         self.windows = SmallWindows()
+        self.windows.system = System(self.windows, options)
         self.remoting = StandIn(self.windows, password=PASSWORD)
         self.ssh = StandInSsh(self.windows, password=PASSWORD, user_password=USER_PASSWORD)
         self.domain = LocalDomain(self)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import queue
 import threading
 
 from tests.standin.plan_devices import DeviceOperations
@@ -133,6 +134,24 @@ OPERATIONS = {
         "provide", "remove",
     )
 }  # fmt: skip
+
+
+def program_of(windows):
+    """The program as SmallWindows.programs has it: its input as lines, its output as an iterator of lines."""
+
+    def run(_arguments, lines):
+        written = queue.SimpleQueue()
+
+        def obey():
+            serve(windows, (line.encode() for line in lines), written.put)
+            written.put(None)
+
+        threading.Thread(target=obey, daemon=True).start()
+        while (line := written.get()) is not None:
+            yield line.decode().rstrip("\n")
+        return 0
+
+    return run
 
 
 def serve(windows, lines, write, *, account=Account.ADMINISTRATOR):

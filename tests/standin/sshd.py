@@ -13,10 +13,9 @@ import paramiko
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from tests.standin.windows import ADMINISTRATOR, STANDARD_USER, Refused
+from tests.standin.windows import ADMINISTRATOR, NTGUEST, STANDARD_USER, Refused
 from vm.machine import Account
 
-AGENT = r"C:\ntproof\ntguest.exe"
 CHUNK = 1 << 16
 ERRNO = {2: errno.ENOENT, 3: errno.ENOENT, 5: errno.EACCES}
 
@@ -114,7 +113,7 @@ class _Logins(paramiko.ServerInterface):
     def check_channel_exec_request(self, channel, command):
         path = command.decode()
         self._owner.commands.append(path)
-        if path.lower() != AGENT.lower() or self._owner.windows.files.get(path) is None:
+        if path.lower() != NTGUEST.lower() or self._owner.windows.files.get(path) is None:
             return False
         threading.Thread(target=self._run_agent, args=(channel,), daemon=True).start()
         return True

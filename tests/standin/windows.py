@@ -21,6 +21,7 @@ from vm.machine import RegistryValue
 ERROR_SHUTDOWN_IN_PROGRESS = 1115
 ADMINISTRATOR = "administrator"
 STANDARD_USER = "standarduser"
+NTGUEST = "C:\\ntproof\\ntguest.exe"
 SERVICE_STOPPED, SERVICE_RUNNING = 1, 4  # winsvc.h
 
 FILETIME_OF_1970 = 116444736000000000
@@ -266,7 +267,11 @@ class SmallWindows:
     def program(self, path):
         if path.lower() in self.programs:
             return self.programs[path.lower()]
-        self.files.read(path)
+        content = self.files.read(path)
+        if path.lower() == NTGUEST.lower() and content.startswith(b"MZ"):
+            from tests.standin.ntguest import program_of
+
+            return program_of(self)
         raise Refused(win32.ERROR_BAD_EXE_FORMAT, "CreateProcessW")
 
     # Event logs

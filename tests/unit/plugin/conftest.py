@@ -23,7 +23,7 @@ assert harness.runner
 ROOT = Path(__file__).resolve().parents[3]
 
 CONFTEST = """
-from tests.fixtures.fake_stations import make, makes
+from tests.fixtures.fake_stations import WitnessedStation, make, makes
 
 RELAPSING = makes(("unmakable",), ())
 PASSING_AWAY = makes((), ("unmakable",))
@@ -40,6 +40,10 @@ def pytest_ntproof_machines():
         "leaking": lambda options: make("leaks"),
         "dangling": lambda options: make("crashes-after-unload"),
         "skipping": lambda options: make("skips-a-number"),
+        "witnessed": lambda options: WitnessedStation(),
+        "misled": lambda options: WitnessedStation("names-another-image"),
+        "forgetful": lambda options: WitnessedStation("names-another-image", "loses-records"),
+        "babbling": lambda options: WitnessedStation("garbage-in-its-log"),
         "slow": lambda options: (options.progress("waiting for the guest"), make())[1],
         "telling": lambda options: make("tells"),
         "keeping": lambda options: make("keeps", options=options),

@@ -203,6 +203,17 @@ class TestDriverFaults:
         )
         assert "fake_stations.py" not in result.stdout.str()
 
+    def test_an_error_that_is_its_own_cause_is_reported_like_any(self, run):
+        source = """
+        from vm.errors import DriverHung
+        def test_it(machine):
+            error = DriverHung("it did not come back")
+            raise error from error
+        """
+        result = run(source)
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(["E   DriverHung: it did not come back"])
+
     def test_a_hang_is_a_failure(self, run):
         result = run(failing('launch(machine, "C:\\\\hang.exe")'))
         result.assert_outcomes(failed=1)

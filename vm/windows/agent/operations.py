@@ -27,8 +27,8 @@ from vm.windows.agent.protocol import (
 )
 from vm.windows.remoting.errors import GuestProtocolError
 
-SLACK: Final = 15.0
-"""Seconds that an answer may take beyond the time that the guest itself was given: a busy host delays both."""
+CANCELLED_WITHIN: Final = 10.0
+"""Seconds that ntguest.exe gives a driver to complete a request that it cancelled (driver/guest/agent.h)."""
 
 _STATES: Final = {1: ServiceState.STOPPED, 3: ServiceState.STOP_PENDING, 4: ServiceState.RUNNING}
 """SERVICE_STATUS.dwCurrentState (winsvc.h); a driver service has no start, pause or continue pending."""
@@ -98,11 +98,13 @@ class Agent:
     Args:
         client: its client.
         patience: seconds for a call that ought to answer at once.
+        slack: seconds that an answer may take beyond the time that the guest itself was given: a busy host delays both.
     """
 
-    def __init__(self, client: AgentClient, *, patience: float = 30.0) -> None:
+    def __init__(self, client: AgentClient, *, patience: float = 30.0, slack: float = 15.0) -> None:
         self.client = client
         self._patience = patience
+        self._slack = slack
 
     def hello(self) -> Hello:
         """What it is."""
@@ -267,7 +269,7 @@ class Agent:
         """
         answer = self.client.ask(
             kind,
-            deadline=2 * deadline + SLACK,
+            deadline=deadline + CANCELLED_WITHIN + self._slack,
             device=device,
             code=code,
             input=data,
@@ -286,7 +288,7 @@ class Agent:
     def finish(self, request: str, *, deadline: float) -> Transfer | None:
         """How a started request ended, which releases its name; None while it is pending at the deadline."""
         answer = self.client.ask(
-            "finish", deadline=deadline + SLACK, request=request, deadline_ms=milliseconds(deadline)
+            "finish", deadline=deadline + self._slack, request=request, deadline_ms=milliseconds(deadline)
         )
         with self._read("finish"):
             return _transfer(answer) if flag(answer, "done") else None
@@ -310,7 +312,7 @@ class Agent:
     # What the calls above have in common
 
     def _ask(self, operation: str, **members: Member | bytes) -> dict[str, Member]:
-        return self.client.ask(operation, deadline=self._patience + SLACK, **members)
+        return self.client.ask(operation, deadline=self._patience + self._slack, **members)
 
     def _end(self, operation: str, label: str, status: int) -> Ended:
         answer = self._ask(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from vm.errors import MachineError, Win32Error
@@ -32,6 +33,7 @@ class PsrpChannel:
         self._program = program
         self._agent: GuestAgent | None = Guest(session).start_agent(program)
         self._waiting: list[bytes] = []
+        self._held: str | None = None
 
     @property
     def endpoint(self) -> str:
@@ -41,24 +43,27 @@ class PsrpChannel:
     def send(self, lines: bytes, deadline: Deadline) -> None:  # noqa: ARG002 - each command has a deadline of its own
         """Give the program lines."""
         agent = self._running()
-        for line in lines.decode("ascii").splitlines():
-            try:
+        *first, self._held = [*self._held_lines(), *lines.decode("ascii").splitlines()]
+        with self._program_alive():
+            for line in first:
                 agent.send(line)
-            except Win32Error as error:
-                raise self._lost(str(error)) from error
 
     def receive(self, deadline: Deadline) -> bytes:
         """What the program wrote next."""
         agent = self._running()
         while True:
-            for line in agent.lines(min(_WAIT, deadline.remaining())):
+            wait = min(_WAIT, deadline.remaining())
+            held = self._held_lines()
+            with self._program_alive():
+                found = agent.ask(held[0], wait) if held else agent.lines(wait)
+            for line in found:
                 if line.stream == "exit":
                     raise self._lost(f"{self._program} ended with exit code {line.exit_code}")
                 if line.stream == "out":
                     self._waiting.append(line.text.encode() + b"\n")
             if self._waiting:
-                found, self._waiting = b"".join(self._waiting), []
-                return found
+                data, self._waiting = b"".join(self._waiting), []
+                return data
             if deadline.passed:
                 raise CommandTimedOut(
                     f"{self._program} answered nothing for {deadline.seconds:g} s", endpoint=self.endpoint
@@ -74,6 +79,18 @@ class PsrpChannel:
         if agent is not None and self._session.connected:
             with suppress(MachineError):
                 agent.stop()
+
+    def _held_lines(self) -> list[str]:
+        """The last line that was given: it goes out with the call that asks for its answer, which halves the calls."""
+        held, self._held = self._held, None
+        return [] if held is None else [held]
+
+    @contextmanager
+    def _program_alive(self) -> Iterator[None]:
+        try:
+            yield
+        except Win32Error as error:
+            raise self._lost(str(error)) from error
 
     def _running(self) -> GuestAgent:
         if self._agent is None:

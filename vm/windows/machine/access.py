@@ -64,6 +64,7 @@ class Patience:
     Attributes:
         connect: a guest that was just put back, or started, answers.
         call: a call that ought to answer at once.
+        slack: what is added where the guest has a deadline of its own, for the way to it and back.
         request: a device request that nobody waits for explicitly.
         driver: an entry point or an unload routine.
         panic: the hypervisor tells of a panic, once a connection broke or an NMI was injected.
@@ -73,6 +74,7 @@ class Patience:
 
     connect: float = 120.0
     call: float = 30.0
+    slack: float = 15.0
     request: float = 10.0
     driver: float = 60.0
     panic: float = 5.0

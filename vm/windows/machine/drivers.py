@@ -6,10 +6,11 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from vm.errors import MachineConfigurationError
 from vm.machine import RegistryValue, ServiceState
+from vm.verifier import VerifierSettings
 from vm.windows.machine.access import Patience
 from vm.windows.machine.embedded_certificates import certificates_of
 from vm.windows.machine.link import GuestLink
@@ -23,25 +24,6 @@ _DIGITS: Final = 16
 """Of the image's SHA-256 in its path: each content has one of its own, so that none is written while it is loaded."""
 
 
-class VerifierRequest(Protocol):
-    """What Driver Verifier is to do with each driver that is started."""
-
-    @property
-    def flags(self) -> int:
-        """Bits for ``verifier /flags``, low resources simulation left out."""
-
-    @property
-    def chances(self) -> int | None:
-        """How many of 10,000 allocations fail; None without low resources simulation."""
-
-    @property
-    def pool_tag(self) -> str | None:
-        """Only allocations with this tag fail; None for all."""
-
-    def needs_restart(self, build: int) -> tuple[str, ...]:
-        """Names of the options that a build of Windows takes up only when it starts."""
-
-
 class Drivers:
     """The services that were created since the machine was put back.
 
@@ -51,7 +33,7 @@ class Drivers:
         verifier: what Driver Verifier does with drivers; None for nothing.
     """
 
-    def __init__(self, link: GuestLink, patience: Patience, verifier: VerifierRequest | None) -> None:
+    def __init__(self, link: GuestLink, patience: Patience, verifier: VerifierSettings | None) -> None:
         self._link = link
         self._patience = patience
         self._verifier = verifier
@@ -135,4 +117,4 @@ class Drivers:
         if settings.flags:
             guest.verify_driver(driver, settings.flags)
         if settings.chances is not None:
-            guest.fail_allocations(driver, settings.chances / 10_000, pool_tag=settings.pool_tag)
+            guest.fail_allocations(driver, settings.probability, pool_tag=settings.pool_tag)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from vm.errors import UnsupportedByMachine
 from vm.machine import Account
 from vm.windows.agent.client import AgentClient
 from vm.windows.agent.operations import Agent
@@ -91,13 +92,13 @@ class GuestLink:
         """The agent that runs as an account.
 
         Raises:
-            ConnectionFailed: the guest has no SSH server, without which a program runs as the administrator only.
+            UnsupportedByMachine: the guest has no SSH server, without which programs run as the administrator only.
             Others: see vm.windows.remoting.errors.
         """
         known = self._agents.get(account)
         if known is None:
             self._check()
-            known = Agent(AgentClient(self._channel(account)), patience=self._patience.call)
+            known = Agent(AgentClient(self._channel(account)), patience=self._patience.call, slack=self._patience.slack)
             with self._lock:
                 self._agents[account] = known
             self._check()
@@ -171,10 +172,8 @@ class GuestLink:
         if self._access.host_key is not None:
             return SshChannel(self._login(account), NTGUEST)
         if account is not Account.ADMINISTRATOR:
-            session = self.session()
-            raise ConnectionFailed(
-                "the guest has no SSH server, over which alone calls as a standard user can be made",
-                endpoint=str(session.endpoint),
+            raise UnsupportedByMachine(
+                "the guest has no SSH server, over which alone calls as a standard user can be made"
             )
         return PsrpChannel(self.session(), NTGUEST)
 

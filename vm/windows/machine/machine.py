@@ -26,12 +26,13 @@ from vm.machine import (
     ServiceState,
     WitnessedLog,
 )
+from vm.verifier import VerifierSettings
 from vm.windows.agent.operations import error_of
 from vm.windows.hypervisor.reset import Trace, decide
 from vm.windows.leased_domain import LeasedDomain
 from vm.windows.machine.access import GuestAccess, Patience
 from vm.windows.machine.devices import DeviceTable, WindowsHandle
-from vm.windows.machine.drivers import Drivers, VerifierRequest
+from vm.windows.machine.drivers import Drivers
 from vm.windows.machine.evidence import Evidence
 from vm.windows.machine.facts import machine_facts
 from vm.windows.machine.faults import Diagnosis
@@ -89,7 +90,7 @@ class WindowsMachine:
         patience: Patience | None = None,
         artefacts: Path | None = None,
         occasion: Callable[[], str] = _machine,
-        verifier: VerifierRequest | None = None,
+        verifier: VerifierSettings | None = None,
         progress: Callable[[str], None] = _silent,
         released: Callable[[], None] = lambda: None,
     ) -> None:
