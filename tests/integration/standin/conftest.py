@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +11,7 @@ import pytest
 
 from tests.fixtures import libvirtd as daemons
 from tests.integration.standin import image as standin
-
-TOOLS = {"apt-get": "apt", "dpkg-deb": "dpkg", "wimlib-imagex": "wimtools", "mformat": "mtools"}
-
-
-def absent():
-    """What these tests need and this computer lacks, with its remedy; empty when nothing is missing."""
-    if importlib.util.find_spec("libvirt") is None:
-        return "libvirt-python is missing: apt-get install libvirt-dev pkg-config gcc python3-dev, then ci/setup"
-    packages = (*daemons.missing_packages(), *(one for tool, one in TOOLS.items() if shutil.which(tool) is None))
-    return f"missing: apt-get install {' '.join(packages)}" if packages else ""
+from tests.integration.standin.needed import absent
 
 
 def pytest_collection_modifyitems(items):
