@@ -14,13 +14,14 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+from harness.build.layout import build_directory
 from tests.integration.standin import medium
 from tests.integration.standin.base_system import ROOT
 from tests.integration.standin.guest_system import guest_system
 from vm.windows.images.store import BUILDS, VARIABLE, ImageStore
 
 NAME = "standin"
-CACHE = ROOT / "build" / "standin"
+CACHE = build_directory() / "standin"
 IMAGES = CACHE / "images"
 HOST_FOLDER = CACHE / "slots"
 PROFILES = Path(__file__).parent

@@ -14,6 +14,7 @@ from tests.fixtures.libvirtd import private_libvirtd
 from tests.integration.standin.image import CACHE, ensure_image, locked, settings
 from tests.integration.standin.needed import absent
 from tests.integration.standin.packages import NoPackages
+from vm.errors import MachineError
 
 WHERE_POSSIBLE = "--where-possible"
 
@@ -36,7 +37,7 @@ def main(arguments):
     with locked(CACHE / "daemon.lock"), private_libvirtd(CACHE / "libvirt") as daemon:
         try:
             ensure_image(daemon.uri)
-        except (NoPackages, RuntimeError) as error:
+        except (NoPackages, RuntimeError, MachineError) as error:
             return told(f"ci/standin: {error}", 3)
         environment = {**os.environ, **settings(daemon.uri)}
         return subprocess.run(command, env=environment, check=False).returncode
