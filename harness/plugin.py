@@ -129,11 +129,14 @@ def pytest_runtest_makereport(
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+def pytest_report_to_serializable(config: pytest.Config) -> Generator[None, Any, Any]:
     """A worker's report goes to pytest-xdist's controller as UTF-8, which has no place for a lone surrogate."""
+    data = yield
+    if _RUN not in config.stash:
+        return data
     from harness.pytest_reports import encodable
 
-    return encodable((yield))
+    return encodable(data)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
