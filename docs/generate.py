@@ -16,7 +16,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from harness import capture, capture_json, cli, notification, plugin, pytest_options, scenario, scenario_json
+from harness import capture, capture_json, cli, notification, plugin, pytest_options, scenario, scenario_json, settings
 from harness.abi import Match, Rule, Statistics, Version
 from harness.exit_codes import ExitCode
 from vm.emulated.verifier_options import ALWAYS_MADE
@@ -186,6 +186,7 @@ def _pytest() -> Iterator[str]:
     yield from ("", "## Fixtures", "", "| fixture | scope | what it gives |", "|---|---|---|")
     for name, scope, meaning in _fixtures():
         yield _row(f"`{name}`", scope, meaning)
+    yield from _keys("tool.ntproof", settings.Settings)
 
 
 def _fixtures() -> Iterator[tuple[str, str, str]]:

@@ -128,6 +128,17 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable(config: pytest.Config) -> Generator[None, Any, Any]:
+    """A worker's report goes to pytest-xdist's controller as UTF-8, which has no place for a lone surrogate."""
+    data = yield
+    if _RUN not in config.stash:
+        return data
+    from harness.pytest_reports import encodable
+
+    return encodable(data)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """An xdist worker hands the description of its run to the controller, which has no items of its own."""
     output: dict[str, object] | None = getattr(session.config, "workeroutput", None)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -42,6 +42,19 @@ WITNESS_NOTE: Final = "witness"
 
 _DRIVER_OWNED: Final = (DriverFault, DriverUnusable, UncleanUnload, HistoryDiscrepancy, WitnessDisagrees)
 _MACHINE_OWNED: Final = (MachineBroken, MachineConfigurationError, BuildError)
+
+
+def encodable(value: Any) -> Any:
+    """The same data, with each code unit that UTF-8 cannot hold written as an escape sequence in its texts."""
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode("utf-8")
+        case dict():
+            return {encodable(key): encodable(one) for key, one in value.items()}
+        case list() | tuple():
+            return type(value)(map(encodable, value))
+        case _:
+            return value
 
 
 @contextmanager

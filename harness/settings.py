@@ -19,7 +19,7 @@ _PROFILES: Final = "profiles"
 
 @dataclass(frozen=True)
 class Settings:
-    """Defaults for options that are not given.
+    """Defaults for options that are not given, in the pyproject.toml of the root directory.
 
     Attributes:
         connect: libvirt URI of the hypervisor.

@@ -51,8 +51,6 @@ def test_a_mutant_that_does_not_compile_is_told(tmp_path):
 
 
 def test_an_error_of_the_machine_kills_nothing(tmp_path):
-    judgement = run_suite(
-        find_driver_image(None).path, (UNCONCERNED,), tmp_path, "-p", "tests.mutants.broken_machine"
-    )
+    judgement = run_suite(find_driver_image(None).path, (UNCONCERNED,), tmp_path, "-p", "tests.mutants.broken_machine")
     assert judgement.outcomes == {UNCONCERNED: Outcome.BROKEN}
     assert "out of order" in judgement.output

@@ -122,7 +122,7 @@ def host(daemon):
 
 
 class Leftovers:
-    """What is on the hypervisor's host beside the records of slots and complete golden sets."""
+    """What is on the hypervisor's host beside the records of slots, golden sets and copies of images, if complete."""
 
     def __init__(self, daemon, folder):
         self._daemon = daemon
@@ -137,7 +137,7 @@ class Leftovers:
         finally:
             connection.close()
         files = {path.name for path in self._folder.iterdir()}
-        golden = {path.stem for path in self._folder.glob("*.golden")}
+        golden = {path.stem for kind in ("golden", "complete") for path in self._folder.glob(f"*.{kind}")}
         return (
             sorted(name for name in names if not name.startswith("ntproof-lease-")),
             sorted(name for name in files if name.rpartition(".")[0] not in golden),

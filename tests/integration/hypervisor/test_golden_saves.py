@@ -60,7 +60,7 @@ def test_another_content_makes_the_golden_state_anew_and_removes_the_old_one(lea
     assert not list(folder.glob(f"{first.stem}.*"))
 
 
-def test_twenty_reverts_each_undo_what_the_guest_did(lease):
+def test_twenty_reverts_each_undo_what_the_guest_did(lease, record_property):
     domain = lease()
     took = []
     for number in range(CYCLES):
@@ -71,7 +71,8 @@ def test_twenty_reverts_each_undo_what_the_guest_did(lease):
         took.append(time.monotonic() - start)
 
     assert shell(domain, "ls /tmp") == ""
-    print(f"\nrevert to first answer: median {sorted(took)[len(took) // 2]:.2f} s, worst {max(took):.2f} s")
+    record_property("median_revert_seconds", round(sorted(took)[len(took) // 2], 2))
+    record_property("worst_revert_seconds", round(max(took), 2))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_a_guest_that_is_off_or_crashed_is_reverted(lease, line, seen):
     assert shell(domain, "echo back") == "back"
 
 
-def test_four_clones_are_restored_at_once(lease):
+def test_four_clones_are_restored_at_once(lease, record_property):
     with ThreadPoolExecutor(4) as pool:
         domains = list(pool.map(lambda number: lease(worker=f"gw{number}"), range(4)))
         assert len({domain.name for domain in domains}) == 4
@@ -109,7 +110,7 @@ def test_four_clones_are_restored_at_once(lease):
         for number, domain in enumerate(domains):
             shell(domain, f"echo {number} > /tmp/mine")
         assert [shell(domain, "cat /tmp/mine") for domain in domains] == ["0", "1", "2", "3"]
-    print(f"\nfour clones reachable after {took:.2f} s")
+    record_property("four_clones_seconds", round(took, 2))
 
 
 def test_a_settling_that_fails_leaves_no_golden_set(lease, environment):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Member:
-    """What is at one place: a file with content, a folder (None), or a symbolic link (a text); for a device its numbers."""
+    """What is at one place: a file's content, None for a folder, a text for a symbolic link, or a device's numbers."""
 
     content: bytes | str | None
     mode: int

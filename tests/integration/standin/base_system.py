@@ -27,11 +27,40 @@ WHEELS = ("capstone", "cryptography", "psrpcore", "pyelftools", "pypsrp", "pyspn
 _PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64", "manylinux_2_34_x86_64", "any")
 
 MODULES = frozenset(
-    """
-    scsi_common scsi_mod crc-t10dif crct10dif_common crct10dif_generic crc64 crc64_rocksoft_generic crc64-rocksoft t10-pi sd_mod
-    cdrom sr_mod libata libahci ahci crc-itu-t udf isofs crc16 mbcache crc32c_generic jbd2 ext4 nls_cp437 nls_ascii fat
-    vfat efivarfs efi-pstore pvpanic pvpanic-mmio e1000e
-    """.split()
+    [
+        "scsi_common",
+        "scsi_mod",
+        "crc-t10dif",
+        "crct10dif_common",
+        "crct10dif_generic",
+        "crc64",
+        "crc64_rocksoft_generic",
+        "crc64-rocksoft",
+        "t10-pi",
+        "sd_mod",
+        "cdrom",
+        "sr_mod",
+        "libata",
+        "libahci",
+        "ahci",
+        "crc-itu-t",
+        "udf",
+        "isofs",
+        "crc16",
+        "mbcache",
+        "crc32c_generic",
+        "jbd2",
+        "ext4",
+        "nls_cp437",
+        "nls_ascii",
+        "fat",
+        "vfat",
+        "efivarfs",
+        "efi-pstore",
+        "pvpanic",
+        "pvpanic-mmio",
+        "e1000e",
+    ]
 )
 """Drivers of the devices that a profile of Windows asks for, and file systems."""
 MODULE_FOLDER = "lib/modules/standin"

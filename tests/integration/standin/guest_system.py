@@ -24,7 +24,7 @@ SHELL = "usr/bin/standin-shell"
 GUEST = ROOT / "tests" / "standin" / "guest"
 COMMAND_LINE = (
     "console=ttyS0 quiet loglevel=4 mitigations=off random.trust_cpu=on apparmor=0 audit=0 nmi_watchdog=0"
-    # Started by UEFI on an emulated processor that offers five levels of page tables, Linux 6.1 tells every path as "xxx".
+    # Started by UEFI on an emulated processor with five levels of page tables, Linux 6.1 tells every path as "xxx".
     " no5lvl"
     # Debian leaves the kernel's last words unsaved unless told otherwise.
     " efi_pstore.pstore_disable=0"
@@ -35,7 +35,10 @@ _CONSOLE = {"dev/console": Member(None, 0o600, device=(5, 1))}
 _NOT_IN_THE_GUEST = ("vm/windows/hypervisor/", "vm/windows/images/", "vm/windows/profiles/")
 _PE_PROGRAMS = (base_system.PYTHON, base_system.LOADER, "sbin/mkfs.fat", "sbin/mke2fs", "etc/mke2fs.conf")
 _PE_LIBRARY = ("xml/", "encodings/", "collections/", "importlib/", "json/", "re/", "urllib/", "lib-dynload/termios")
-_PE_SHARED = ("ld-linux", *(f"lib{name}.so." for name in "blkid c com_err e2p expat ext2fs m uuid z".split()))
+_PE_SHARED = (
+    "ld-linux",
+    *(f"lib{name}.so." for name in ["blkid", "c", "com_err", "e2p", "expat", "ext2fs", "m", "uuid", "z"]),
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,11 @@ def guest_system(cache):
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return GuestSystem(
-        folder / "root.tar", base / base_system.KERNEL, base / base_system.BOOT_LOADER, folder / "initrd", folder / "setup"
+        folder / "root.tar",
+        base / base_system.KERNEL,
+        base / base_system.BOOT_LOADER,
+        folder / "initrd",
+        folder / "setup",
     )
 
 
@@ -150,4 +157,3 @@ def _set_up(base, project):
     code = {path: member for path, member in project.items() if path.startswith(f"{PROJECT}/tests/standin/guest/")}
     setup = Member((GUEST / "system" / "setup.sh").read_bytes(), 0o755)
     return {**system, **code, "setup": setup}
-

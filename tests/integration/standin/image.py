@@ -14,19 +14,30 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+from harness.build.layout import build_directory
 from tests.integration.standin import medium
 from tests.integration.standin.base_system import ROOT
 from tests.integration.standin.guest_system import guest_system
 from vm.windows.images.store import BUILDS, VARIABLE, ImageStore
 
 NAME = "standin"
-CACHE = ROOT / "build" / "standin"
+CACHE = build_directory() / "standin"
 IMAGES = CACHE / "images"
+HOST_FOLDER = CACHE / "slots"
 PROFILES = Path(__file__).parent
 BUILD_WITHIN = 1800
 """Seconds for the whole build: a busy computer with an emulated processor takes many times what an idle one does."""
 _STAMP = "image.key"
 _BUILT_BY = ("vm/windows/images", "vm/windows/profiles", "tests/integration/standin", "tests/fixtures/windows_media.py")
+
+
+def settings(uri):
+    """The environment in which ``--vm standin`` is this image on that hypervisor."""
+    return {
+        "LIBVIRT_DEFAULT_URI": uri,
+        VARIABLE: str(IMAGES),
+        "NTPROOF_HYPERVISOR_DIR": str(HOST_FOLDER),
+    }
 
 
 @contextmanager
@@ -45,6 +56,8 @@ def make_medium():
     for name in _BUILT_BY:
         place = ROOT / name
         for path in [place] if place.is_file() else sorted(place.rglob("*")):
+            if path.name.startswith("test_"):
+                continue  # what is tested of the guest is nothing that it is made of
             if path.is_file() and path.suffix in {".py", ".toml", ".txt", ".ps1"}:
                 digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
     key = digest.hexdigest()[:16]
@@ -58,7 +71,7 @@ def build(iso, uri, *, images=IMAGES, name=NAME, arguments=(), output=None):
     """Run ``ntproof image build``; its exit status. `output` takes what it prints, None for this process's own."""
     command = [Path(sys.executable).with_name("ntproof"), "image", "build", NAME, "--iso", iso, "--name", name]
     command += ["--profiles", PROFILES, "--connect", uri, *arguments]
-    environment = {**os.environ, VARIABLE: str(images)}
+    environment = {**os.environ, **settings(uri), VARIABLE: str(images)}
     done = subprocess.run(
         command, cwd=CACHE, env=environment, stdout=output, stderr=output, check=False, timeout=BUILD_WITHIN
     )

@@ -68,7 +68,9 @@ def write_medium(path, system):
         files = {
             **Media.windows().files,
             "efi/microsoft/boot/efisys.bin": boot_floppy(scratch / "efisys.bin", prompt, scratch).read_bytes(),
-            "efi/microsoft/boot/efisys_noprompt.bin": boot_floppy(scratch / "noprompt.bin", setup, scratch).read_bytes(),
+            "efi/microsoft/boot/efisys_noprompt.bin": boot_floppy(
+                scratch / "noprompt.bin", setup, scratch
+            ).read_bytes(),
             "sources/install.wim": _image_file(scratch, system).read_bytes(),
         }
         partial = write_iso(path.with_suffix(".partial"), Media(files, uefi_sectors=1))

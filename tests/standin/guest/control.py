@@ -11,6 +11,7 @@ import re
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 from tests.standin.certificates import make_certificate
@@ -41,10 +42,8 @@ class Control:
             send_bytes(line.encode() + b"\n")
 
         name, *arguments = order.split()
-        method = getattr(self, f"do_{name.replace('-', '_')}", None)
+        method = getattr(self, f"do_{name.replace('-', '_')}", partial(_no_order, name))
         try:
-            if method is None:
-                raise WrongOrder(f"there is no order {name}")
             later = method(*(int(argument, 0) for argument in arguments))
         except (WrongOrder, TypeError, ValueError, OSError) as error:
             send(f"error {error}")
@@ -121,6 +120,10 @@ class Control:
     def do_die_when_copied_to(self, count):
         """Power off once that many bytes more are on the disk."""
         threading.Thread(target=_die_after, args=(count,), daemon=True).start()
+
+
+def _no_order(name, *_arguments):
+    raise WrongOrder(f"there is no order {name}")
 
 
 def freeze():

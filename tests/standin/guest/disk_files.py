@@ -66,11 +66,15 @@ class DiskFiles:
                 kept.append(part)
         if drive.upper() != "C":
             raise Refused(win32.ERROR_PATH_NOT_FOUND, "CreateFileW")
-        return self._root.joinpath("C:", *kept)
+        return self._root.joinpath("C:", *map(_on_disk, kept))
 
     def key(self, path):
         """The same text for every way to write the same path."""
-        return "c:\\" + self.place(path).relative_to(self._root / "C:").as_posix().replace("/", "\\").lower()
+        return "c:\\" + self._path_of(self.place(path)).lower()
+
+    def _path_of(self, place):
+        """What follows the drive in the path of a place."""
+        return "\\".join(map(_in_path, place.relative_to(self._root / "C:").parts))
 
     def get(self, path):
         place = self.place(path)
@@ -130,10 +134,19 @@ class DiskFiles:
         if not place.is_dir():
             return []
         return [
-            StoredFile(f"{folder}\\{found.relative_to(place).as_posix().replace('/', chr(92))}", found.read_bytes(), found.stat().st_mtime)
+            StoredFile(f"C:\\{self._path_of(found)}", found.read_bytes(), found.stat().st_mtime)
             for found in sorted(place.rglob("*"))
             if found.is_file()
         ]
+
+
+def _on_disk(name):
+    """A name for the disk, whose names are bytes: UTF-8 in which a lone surrogate is written as other units are."""
+    return os.fsdecode(name.encode("utf-8", "surrogatepass"))
+
+
+def _in_path(name):
+    return os.fsencode(name).decode("utf-8", "surrogatepass")
 
 
 def _code(error):

@@ -1,4 +1,4 @@
-"""Partitions a disk as the answer file says, and makes its file systems: GPT, FAT32, and ext4 where Windows has NTFS."""
+"""Partitions a disk as the answer file says, and formats it: GPT, FAT32, and ext4 where Windows has NTFS."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def make_file_system(device, partition):
     """Format one partition; nothing for one without a format."""
     match partition.format:
         case "FAT32":
-            subprocess.run(["mkfs.fat", "-F", "32", "-n", (partition.label or "").upper(), device], check=True, capture_output=True)
+            subprocess.run(
+                ["mkfs.fat", "-F", "32", "-n", (partition.label or "").upper(), device], check=True, capture_output=True
+            )
         case "NTFS":
             # Folders can be told to look names up without regard to case, which Windows does everywhere.
             options = ["-O", "casefold", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", "-J", "size=16"]

@@ -52,9 +52,7 @@ def set_up(report, scripts, kept, passwords):
         report.send("started", step=name)
         start = time.monotonic()
         try:
-            if name not in STEPS:
-                raise StepFailed("this guest does not know the step")
-            facts |= STEPS[name](setup)
+            facts |= STEPS.get(name, _unknown)(setup)
         except Exception as error:  # noqa: BLE001 - the script reports whatever fails
             line = traceback.extract_tb(error.__traceback__)[-1].lineno
             report.send("failed", step=name, message=str(error) or repr(error), where=f"{path.name}:{line}")
@@ -64,17 +62,23 @@ def set_up(report, scripts, kept, passwords):
     return True
 
 
+def _unknown(_setup):
+    raise StepFailed("this guest does not know the step")
+
+
+def kept_of(answers):
+    """The settings that the answers alone decide."""
+    if not any(one.name == answers.auto_logon and one.group == "Administrators" for one in answers.accounts):
+        raise WrongAnswers("who is logged on is no administrator")
+    return Settings(computer_name=answers.computer_name, registry=answers.registry)
+
+
 def main():
     report = SerialReport()
     try:
         answers = read_answers(ANSWERS.read_bytes())
-        kept = Settings(
-            computer_name=answers.computer_name,
-            registry=answers.registry,
-        )
+        kept = kept_of(answers)
         passwords = {account.name: account.password for account in answers.accounts}
-        if not any(one.name == answers.auto_logon and one.group == "Administrators" for one in answers.accounts):
-            raise WrongAnswers("who is logged on is no administrator")
         media = mount_media()
         for command in answers.first_logon:
             for script in scripts_of(command, media):
@@ -85,7 +89,12 @@ def main():
         return 1
     except Exception as error:  # noqa: BLE001 - whatever it is, the host must hear of it
         where = traceback.extract_tb(error.__traceback__)[-1]
-        report.send("failed", step="first-logon", message=f"{type(error).__name__}: {error}", where=f"{Path(where.filename).name}:{where.lineno}")
+        report.send(
+            "failed",
+            step="first-logon",
+            message=f"{type(error).__name__}: {error}",
+            where=f"{Path(where.filename).name}:{where.lineno}",
+        )
         return 1
     # The answers hold passwords.
     ANSWERS.unlink()

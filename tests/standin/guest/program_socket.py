@@ -1,4 +1,4 @@
-"""Gives the guest's programs to its login shell: a connection is one run of a program, its lines are input and output."""
+"""Gives the guest's programs to its login shell: a connection is one run of a program, with its input and output."""
 
 from __future__ import annotations
 
@@ -52,8 +52,7 @@ class ProgramSocket:
         except OSError:
             # Whoever was there is gone.
             pass
-        except Exception:
+        except Exception:  # noqa: BLE001 - one program that fails ends no other
             _LOG.exception("a connection ended")
         finally:
             self._connections.discard(connection)
-

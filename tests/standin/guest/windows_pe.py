@@ -121,7 +121,10 @@ def main():
     except Exception as error:  # noqa: BLE001 - whatever it is, the host must hear of it
         where = traceback.extract_tb(error.__traceback__)[-1]
         SerialReport().send(
-            "failed", step=STEP, message=f"{type(error).__name__}: {error}", where=f"{Path(where.filename).name}:{where.lineno}"
+            "failed",
+            step=STEP,
+            message=f"{type(error).__name__}: {error}",
+            where=f"{Path(where.filename).name}:{where.lineno}",
         )
     else:
         return 0

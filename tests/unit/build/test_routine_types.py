@@ -25,8 +25,7 @@ ASSIGNED = "    DriverObject->DriverUnload = (PDRIVER_UNLOAD)(PVOID)Unload;\n"
 TABLE = "static PVOID const volatile Routines[] = {(PVOID)DriverEntry, (PVOID)Unload};\n"
 FROM_TABLE = "    DriverObject->DriverUnload = (PDRIVER_UNLOAD)Routines[1];\n"
 FUNCTION = (
-    "static DECLSPEC_NOINLINE NTSTATUS Prepare(PDRIVER_OBJECT DriverObject)\n"
-    "{ return DriverObject->Size + Count++; }\n"
+    "static DECLSPEC_NOINLINE NTSTATUS Prepare(PDRIVER_OBJECT DriverObject)\n{ return DriverObject->Size + Count++; }\n"
 )
 CALLED = "    Count += Prepare(DriverObject);\n    Count -= Prepare(DriverObject);\n"
 

@@ -172,6 +172,12 @@ class TestArtefacts:
         assert left[:4] == [f"run-20200101-00000{number}-1" for number in (3, 4, 5, 6)]
         assert len(left) == 5
 
+    def test_with_xdist_a_lone_surrogate_reaches_the_report_as_an_escape_sequence(self, run):
+        result = run('def test_it(machine): raise AssertionError("\\udc00")', "-n", "1", "-p", "xdist.plugin")
+
+        result.assert_outcomes(failed=1)
+        assert "INTERNALERROR" not in result.stdout.str()
+
     def test_with_xdist_all_workers_share_the_folder(self, run, pytester, monkeypatch):
         monkeypatch.setenv("NTPROOF_BUILD_DIR", str(pytester.path / "build"))
         source = self.CRASHES + self.CRASHES.replace("test_it", "test_other")

@@ -69,3 +69,11 @@ def test_what_is_no_path_is_refused(files, path):
 
 def test_paths_that_differ_in_case_have_one_key(files):
     assert files.key(r"C:\A\b") == files.key(r"c:\a\B")
+
+
+def test_a_name_may_hold_any_unit(files):
+    path = "C:\\a\\lone \ud800 and \xe4.txt"
+    files.write(path, b"1")
+
+    assert files.read(path) == b"1"
+    assert [file.path for file in files.within(r"C:\a")] == [path]

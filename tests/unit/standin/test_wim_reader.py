@@ -23,7 +23,9 @@ def install_wim(tmp_path):
     for number, command in enumerate(("capture", "append"), 1):
         (content / "which").write_text(str(number))
         options = ["--compress=none"] if command == "capture" else []
-        subprocess.run(["wimlib-imagex", command, content, path, str(number), *options], check=True, capture_output=True)
+        subprocess.run(
+            ["wimlib-imagex", command, content, path, str(number), *options], check=True, capture_output=True
+        )
     return path
 
 

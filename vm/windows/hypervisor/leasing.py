@@ -11,9 +11,9 @@ from typing import Final
 
 from vm.windows.hypervisor.domain_log import DomainLog, log_path
 from vm.windows.hypervisor.golden_sets import GoldenSets, bare_domain, key_of
-from vm.windows.hypervisor.lease_keeper import LeaseKeeper
+from vm.windows.hypervisor.lease_keeper import LeaseKeeper, hold_slot
 from vm.windows.hypervisor.leased import LibvirtDomain
-from vm.windows.hypervisor.leases import HEARTBEAT_MS, Held, Leases, NoFreeSlot
+from vm.windows.hypervisor.leases import HEARTBEAT_MS
 from vm.windows.hypervisor.mark import Role
 from vm.windows.hypervisor.placement import ImageOnHost
 from vm.windows.hypervisor.reset import Capabilities, Strategy
@@ -23,12 +23,9 @@ from vm.windows.hypervisor.workplace import Workplace, open_workplace
 from vm.windows.images.store import Image
 from vm.windows.leased_domain import LeasedDomain
 from vm.windows.profiles.profile import Firmware
-from vm.windows.remoting.deadline import Deadline
 
 WAITS: Final = 1800.0
 """Seconds that a worker waits for a slot: the first use of one takes as long as a guest needs to start and settle."""
-_LOOKS_EVERY: Final = 1.0
-_TELLS_AFTER: Final = 2.0
 
 
 def _silent(_line: str) -> None:
@@ -92,23 +89,23 @@ def lease_domain(uri: str | None, request: LeaseRequest, environment: Mapping[st
 def _domain(place: Workplace, request: LeaseRequest, resources: ExitStack) -> LibvirtDomain:
     name = request.image.manifest.name
     base = _disk_on_host(place, request)
-    leases = place.leases(name)
-    held = acquire(leases, request.slot_names, request.waits, request.progress)
+    accelerator = place.accelerator
+    keeper = _hold(place, request, request.slot_names)
+    # The slot is given back after its domain and files are gone.
+    resources.callback(keeper.release)
     blueprint = Blueprint(
         image=request.image,
         base=base,
-        slot=held.slot,
-        accelerator=place.accelerator.accelerator,
-        mark=place.mark(Role.CLONE, image=name, slot=held.slot),
+        slot=keeper.slot,
+        accelerator=accelerator.accelerator,
+        mark=place.mark(Role.CLONE, image=name, slot=keeper.slot),
     )
     machine = SlotMachine(place.connection, place.events, place.folder, blueprint)
-    keeper = LeaseKeeper(leases, held, machine.watch.lost, heartbeat=request.heartbeat)
-    # The slot is given back after its domain and files are gone.
-    resources.callback(keeper.release)
     resources.callback(machine.remove)
+    keeper.when_lost(machine.watch.lost)
     machine.clear_away()
-    log = DomainLog(log_path(place.connection.uri, held.slot, place.environment))
-    domain = LibvirtDomain(machine, keeper, log, place.accelerator, place.connection.versions())
+    log = DomainLog(log_path(place.connection.uri, keeper.slot, place.environment))
+    domain = LibvirtDomain(machine, keeper, log, accelerator, place.connection.versions())
     way, plan = prepare(
         machine,
         _ways(place, request, machine),
@@ -125,43 +122,19 @@ def _disk_on_host(place: Workplace, request: LeaseRequest) -> Path:
     found = on_host.find()
     if found is not None:
         return found
-    name = request.image.manifest.name
-    leases = place.leases(name)
-    held = acquire(leases, (on_host.copy_name,), request.waits, request.progress)
-    keeper = LeaseKeeper(leases, held, lambda _reason: None, heartbeat=request.heartbeat)
+    keeper = _hold(place, request, (on_host.copy_name,))
     try:
         # Another worker may have sent it meanwhile.
-        return on_host.find() or on_host.send(place.mark(Role.GOLDEN, image=name), request.progress)
+        mark = place.mark(Role.GOLDEN, image=request.image.manifest.name)
+        return on_host.find() or on_host.send(mark, request.progress)
     finally:
         keeper.release()
 
 
-def acquire(leases: Leases, slots: Iterable[str], seconds: float, tell: Callable[[str], None]) -> Held:
-    """Take a slot, waiting for one at most this long.
-
-    Args:
-        leases: this owner's.
-        slots: names of slots in order of preference.
-        seconds: how long to wait.
-        tell: is told once what is waited for.
-
-    Raises:
-        NoFreeSlot: all were taken all the time; names who has each.
-        MachineBroken: the hypervisor failed.
-    """
-    names = tuple(slots)
-    deadline = Deadline(seconds)
-    told = False
-    while True:
-        try:
-            return leases.acquire(names)
-        except NoFreeSlot as error:
-            if deadline.passed:
-                raise NoFreeSlot(f"{error} (waited {seconds:g} s)") from error
-            if not told and seconds - deadline.remaining() > _TELLS_AFTER:
-                tell(f"waiting for a slot: {error}")
-                told = True
-        deadline.pause(_LOOKS_EVERY)
+def _hold(place: Workplace, request: LeaseRequest, slots: Iterable[str]) -> LeaseKeeper:
+    leases = place.leases(request.image.manifest.name)
+    uri = place.connection.uri.text
+    return hold_slot(uri, leases, slots, request.waits, request.progress, heartbeat=request.heartbeat)
 
 
 def _ways(place: Workplace, request: LeaseRequest, machine: SlotMachine) -> Ways:

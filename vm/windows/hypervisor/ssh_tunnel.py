@@ -29,11 +29,13 @@ class SshTunnel:
     """A tunnel. It is made with the first port; closing it twice does nothing.
 
     Args:
-        uri: a qemu+ssh URI: its user, port and ``keyfile`` are used, as libvirt does ("SSH transport", libvirt).
+        uri: a qemu+ssh URI: its user, port, ``keyfile`` and ``command`` are used, as libvirt does ("SSH transport",
+            libvirt).
     """
 
     def __init__(self, uri: HypervisorUri) -> None:
         self._uri = uri
+        self._program = uri.parameters.get("command", PROGRAM)
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._master: subprocess.Popen[bytes] | None = None
         self._forwards: list[str] = []
@@ -55,7 +57,7 @@ class SshTunnel:
             if done.returncode == 0:
                 self._forwards.append(forward)
                 return local
-            words = done.stderr.decode(errors="replace").strip()
+            words = _one_line(done.stderr)
         raise MachineBroken(f"{self._uri.text}: ssh does not forward a port: {words}")
 
     def close_forwards(self) -> None:
@@ -85,12 +87,12 @@ class SshTunnel:
         if self._master is not None and self._master.poll() is None:
             return
         self.close()
-        if shutil.which(PROGRAM) is None:
+        if shutil.which(self._program) is None:
             raise MachineConfigurationError(
-                f"{self._uri.text}: {PROGRAM} is not installed: apt-get install openssh-client"
+                f"{self._uri.text}: {self._program} is not installed: apt-get install openssh-client"
             )
         self._folder = tempfile.TemporaryDirectory(prefix="ntproof-ssh-")
-        command = [PROGRAM, "-M", "-S", str(self._socket), "-N", "-T", "-o", "BatchMode=yes"]
+        command = [self._program, "-M", "-S", str(self._socket), "-N", "-T", "-o", "BatchMode=yes"]
         command += ["-o", "ExitOnForwardFailure=yes", "-o", f"ConnectTimeout={CONNECTS_WITHIN}"]
         command += ["-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=4", "-o", "ControlPersist=no"]
         # The child tells on standard output that it is connected, so that nothing is waited for in vain.
@@ -107,11 +109,11 @@ class SshTunnel:
         if not connected:
             self._master.wait()
             assert self._master.stderr is not None
-            words = self._master.stderr.read().decode(errors="replace").strip()
+            words = _one_line(self._master.stderr.read())
             self.close()
             raise MachineBroken(
                 f"{self._uri.text}: ssh does not connect: {words};"
-                f" check that this works without a question: {PROGRAM} {' '.join(self._destination())} true"
+                f" check that this works without a question: {self._program} {' '.join(self._destination())} true"
             )
 
     @property
@@ -120,7 +122,7 @@ class SshTunnel:
         return Path(self._folder.name) / _CONTROL
 
     def _control(self, command: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-        words = [PROGRAM, "-S", str(self._socket), "-O", command, *arguments, *self._destination()]
+        words = [self._program, "-S", str(self._socket), "-O", command, *arguments, *self._destination()]
         try:
             return subprocess.run(
                 words, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=CONNECTS_WITHIN
@@ -136,10 +138,13 @@ class SshTunnel:
             options += ["-l", self._uri.user]
         if keyfile := self._uri.parameters.get("keyfile"):
             options += ["-i", keyfile]
-        if known_hosts := self._uri.parameters.get("known_hosts"):
-            options += ["-o", f"UserKnownHostsFile={known_hosts}"]
         # A host that begins with a hyphen is none, and must not become an option.
         return [*options, "--", self._uri.host]
+
+
+def _one_line(words: bytes) -> str:
+    """What ssh says, for a message."""
+    return " ".join(words.decode(errors="replace").split())
 
 
 def _free_port() -> int:

@@ -12,6 +12,10 @@ from vm.errors import MachineConfigurationError
 VARIABLE: Final = "LIBVIRT_DEFAULT_URI"
 DEFAULT: Final = "qemu:///session"
 
+DRIVERS: Final = ("qemu", "test")
+"""QEMU's, and libvirt's own for tests, whose domains are in memory."""
+QEMU_PATHS: Final = ("/system", "/session", "/embed")
+
 
 @dataclass(frozen=True)
 class HypervisorUri:
@@ -50,9 +54,13 @@ class HypervisorUri:
         except ValueError as error:
             raise MachineConfigurationError(f"{text!r} is no libvirt URI: {error}; as {DEFAULT}") from error
         driver, _, transport = parts.scheme.partition("+")
-        if not driver:
+        if driver not in DRIVERS:
             raise MachineConfigurationError(
-                f"{text!r} is no libvirt URI; give one as {DEFAULT} or qemu+ssh://host/system"
+                f"{text!r} is no libvirt URI of QEMU; give --connect a URI as {DEFAULT} or qemu+ssh://host/system"
+            )
+        if driver == "qemu" and parts.path not in QEMU_PATHS:
+            raise MachineConfigurationError(
+                f"{text!r} ends in none of {', '.join(QEMU_PATHS)}; give --connect a URI as {DEFAULT}"
             )
         if parts.password is not None:
             raise MachineConfigurationError("a libvirt URI carries no password; use a key or an authentication file")

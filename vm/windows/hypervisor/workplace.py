@@ -21,6 +21,7 @@ from vm.windows.hypervisor.connection import Connection
 from vm.windows.hypervisor.domain_events import DomainEvents
 from vm.windows.hypervisor.host_folder import HostFolder
 from vm.windows.hypervisor.lease_domains import LibvirtRecordDomains
+from vm.windows.hypervisor.lease_keeper import slots_in_use
 from vm.windows.hypervisor.lease_records import LeaseRecords
 from vm.windows.hypervisor.leases import Leases
 from vm.windows.hypervisor.mark import Mark, Owner, Role
@@ -73,8 +74,16 @@ class Workplace:
         Args:
             image: the image that they are for.
         """
-        records = LeaseRecords(LibvirtRecordDomains(self.connection))
-        return Leases(records, self.owner, self.processes, now_ms, created_by=program(), image=image)
+        uri = self.connection.uri.text
+        return Leases(
+            LeaseRecords(LibvirtRecordDomains(self.connection)),
+            self.owner,
+            self.processes,
+            now_ms,
+            created_by=program(),
+            image=image,
+            in_use=lambda slot: slots_in_use().has(uri, slot),
+        )
 
     def mark(self, role: Role, *, image: str | None = None, slot: str | None = None) -> Mark:
         """The mark of something that this worker makes."""
