@@ -57,6 +57,20 @@ def test_a_call_that_waits_ends_at_once_when_the_guest_panics(machine, guest, mi
     assert crashed.value.report.parameters == (1, 2, 0, 4)
 
 
+def test_a_remoting_command_that_waits_ends_at_once_when_the_guest_panics(make_machine, guest):
+    machine = make_machine(guest, artefacts=None)
+    machine.witness_mark()
+    guest.remoting.freeze()
+    threading.Timer(0.3, guest.domain.panics, [GuestPanic(0xD1, (1, 2, 0, 4), "GUEST_PANICKED")]).start()
+
+    started = time.monotonic()
+    with pytest.raises(MachineCrashed):
+        machine.witness_mark()
+
+    assert time.monotonic() - started < 10
+    guest.remoting.thaw()
+
+
 def test_a_panic_between_two_calls_is_found_before_the_next(machine, guest):
     guest.domain.panics(GuestPanic(0x50, (0, 0, 0, 0), "GUEST_PANICKED"))
 
