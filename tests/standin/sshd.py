@@ -34,7 +34,7 @@ class StandInSsh:
     `stalled` takes data no longer and answers nothing. `commands` are the programs that were started.
     """
 
-    def __init__(self, windows, *, password, user_password=None, host_key=None):
+    def __init__(self, windows, *, password, user_password=None, host_key=None, port=0):
         self.windows = windows
         self.accounts = {ADMINISTRATOR: (password, Account.ADMINISTRATOR)}
         if user_password is not None:
@@ -47,7 +47,7 @@ class StandInSsh:
         self.closing = threading.Event()
         self.written = 0
         self.logins = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port = self._listener.getsockname()[1]
         self._transports = []
         self._thread = threading.Thread(target=self._accept, daemon=True)

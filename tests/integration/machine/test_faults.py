@@ -13,7 +13,8 @@ require_remoting()
 
 from tests.integration.machine.conftest import Misuse, with_access  # noqa: E402
 from tests.standin.certificates import make_certificate  # noqa: E402
-from tests.standin.sshd import make_host_key  # noqa: E402
+from tests.standin.local_guest import PASSWORD  # noqa: E402
+from tests.standin.sshd import StandInSsh, make_host_key  # noqa: E402
 from vm.emulated.kernel import KernelOptions  # noqa: E402
 from vm.errors import DriverHung, MachineBroken, MachineConfigurationError, MachineCrashed  # noqa: E402
 from vm.machine import ServiceState  # noqa: E402
@@ -54,6 +55,20 @@ def test_a_call_that_waits_ends_at_once_when_the_guest_panics(machine, guest, mi
     # The call itself may wait twenty seconds.
     assert time.monotonic() - started < patience.call / 2
     assert crashed.value.report.parameters == (1, 2, 0, 4)
+
+
+def test_a_remoting_command_that_waits_ends_at_once_when_the_guest_panics(make_machine, guest):
+    machine = make_machine(guest, artefacts=None)
+    machine.witness_mark()
+    guest.remoting.freeze()
+    threading.Timer(0.3, guest.domain.panics, [GuestPanic(0xD1, (1, 2, 0, 4), "GUEST_PANICKED")]).start()
+
+    started = time.monotonic()
+    with pytest.raises(MachineCrashed):
+        machine.witness_mark()
+
+    assert time.monotonic() - started < 10
+    guest.remoting.thaw()
 
 
 def test_a_panic_between_two_calls_is_found_before_the_next(machine, guest):
@@ -167,6 +182,25 @@ def test_a_connection_that_breaks_is_the_machines_failure_and_not_a_hang(machine
     machine.reset()
     assert machine.system_time() > 0
     assert guest.domain.asked == ["revert"]
+
+
+def test_a_guest_that_restarts_in_mid_call_is_the_machines_failure_and_not_a_hang(make_machine, guest):
+    machine = make_machine(guest, patience=Patience(call=10, panic=1, again=20))
+    Misuse(machine, guest)
+    guest.windows.system.stop()
+
+    def restart():
+        old = guest.ssh
+        old.stop()
+        guest.windows.restart()
+        guest.ssh = StandInSsh(guest.windows, password=PASSWORD, host_key=old.key, port=old.port)
+        threading.Timer(2, guest.ssh.__enter__).start()
+
+    threading.Timer(0.3, restart).start()
+    with pytest.raises(MachineBroken, match="agent is gone"):
+        machine.driver_state("misuse")
+
+    assert guest.domain.asked == []
 
 
 def test_a_guest_that_is_cut_off_with_a_driver_loaded_hangs(machine, guest, misuse):

@@ -120,12 +120,10 @@ class Agent:
 
     # Services
 
-    def create_service(self, service: str, image: str, parameters: Mapping[str, RegistryValue]) -> None:
-        """Create a demand-start kernel service with these values, and no others, under its Parameters key."""
+    def create_service(self, service: str, image: str) -> None:
+        """Create a demand-start kernel service without parameters."""
         answer = self._ask("create_service", service=service, image=image)
         self._succeeded(answer, "CreateServiceW", f"service {service}")
-        if parameters:
-            self.set_parameters(service, parameters)
 
     def set_parameters(self, service: str, parameters: Mapping[str, RegistryValue]) -> None:
         """Replace the values under a service's Parameters key."""

@@ -68,7 +68,8 @@ class Patience:
         request: a device request that nobody waits for explicitly.
         driver: an entry point or an unload routine.
         panic: the hypervisor tells of a panic, once a connection broke or an NMI was injected.
-        again: a guest whose connection broke answers a new one; after that it counts as frozen.
+        again: a guest whose connection broke, perhaps because it restarts, answers a new one; after that it counts as
+            frozen.
         dump: a crashed guest starts again and hands out its dump.
     """
 
@@ -78,5 +79,5 @@ class Patience:
     request: float = 10.0
     driver: float = 60.0
     panic: float = 5.0
-    again: float = 10.0
+    again: float = 90.0
     dump: float = 900.0

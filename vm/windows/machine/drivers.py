@@ -72,9 +72,12 @@ class Drivers:
             if certificate not in self._trusted:
                 self._link.guest().install_certificate(certificate)
                 self._trusted.add(certificate)
-        self._link.agent().create_service(service, path, parameters)
+        agent = self._link.agent()
+        agent.create_service(service, path)
         self._services[service.lower()] = (service, image.name)
         self.hashes[service] = digest
+        if parameters:
+            agent.set_parameters(service, parameters)
 
     def start(self, service: str, facts: GuestFacts) -> None:
         """Start a service. Raises as Machine.start_driver, and MachineConfigurationError where none can run."""

@@ -29,6 +29,8 @@ from vm.windows.remoting.errors import (
 _SILENT: Final = (CommandTimedOut, GuestNotResponding)
 _STUCK: Final = "stuck"
 """What ntguest.exe answers when a call into the driver does not return, or a cancelled request does not end."""
+_LATER: Final = 1.0
+"""Seconds by which a panic may be told later than the connection broke over it."""
 _GONE: Final = (ConnectionLost, ConnectionFailed)
 
 
@@ -89,12 +91,14 @@ class Diagnosis:
 
     def _panic(self, error: RemotingError) -> GuestPanic | None:
         """The guest's panic; where the connection broke, it may be told a moment later."""
-        panic = self._domain.panic()
-        if panic is None and self._domain.state() is DomainState.CRASHED:
-            panic = self._domain.wait_for_panic(self._patience.panic) or GuestPanic(None, (0, 0, 0, 0), "domain state")
-        if panic is None and isinstance(error, _GONE) and not isinstance(error, GuestRestarted):
-            panic = self._domain.wait_for_panic(self._patience.panic if self._link.is_cut else 1.0)
-        return panic
+        panic, state = self._domain.panic(), self._domain.state()
+        if panic is not None or state is DomainState.OFF:
+            return panic
+        if state is DomainState.CRASHED:
+            return self._domain.wait_for_panic(self._patience.panic) or GuestPanic(None, (0, 0, 0, 0), "domain state")
+        if isinstance(error, _GONE) and not isinstance(error, GuestRestarted):
+            return self._domain.wait_for_panic(min(self._patience.panic, _LATER))
+        return None
 
     def _crashed(self, panic: GuestPanic, activity: str) -> CrashReport:
         folder, files = self._evidence.collect("crash", activity)
@@ -109,7 +113,7 @@ class Diagnosis:
         return self.hang(f"the guest does not come back: {error}", activity)
 
     def _answers(self, error: RemotingError) -> bool:
-        """Whether the guest can be reached again, so that it neither hangs nor crashed."""
+        """Whether the guest can be reached again, so that it did not hang: a connection broke, or it restarted."""
         if isinstance(error, GuestRestarted):
             return True
         self._link.drop()
