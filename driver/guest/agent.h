@@ -40,3 +40,16 @@ OPERATION device_cancel;
 /* streams.c */
 OPERATION stream_start;
 OPERATION stream_stop;
+
+/* services.c */
+OPERATION service_create;
+OPERATION service_delete;
+OPERATION service_start;
+OPERATION service_stop;
+OPERATION service_query;
+OPERATION service_clear_parameters;
+OPERATION service_set_parameter;
+
+/* files.c */
+OPERATION file_provide;
+OPERATION file_remove;

@@ -308,7 +308,7 @@ const JSON_MEMBER *request_member(REQUEST *request, const char *key)
     return NULL;
 }
 
-TEXT request_optional_text(REQUEST *request, const char *key, ULONG limit)
+TEXT request_any_text(REQUEST *request, const char *key, ULONG limit)
 {
     const JSON_MEMBER *member = request_member(request, key);
     TEXT absent = {NULL, 0};
@@ -320,12 +320,22 @@ TEXT request_optional_text(REQUEST *request, const char *key, ULONG limit)
         request_fail(request, "expected a text in", key);
     } else if (member->text.length > limit) {
         request_fail(request, "the text is too long in", key);
-    } else if (text_has_nul(&member->text)) {
-        request_fail(request, "the text holds a NUL in", key);
     } else {
         return member->text;
     }
     return absent;
+}
+
+TEXT request_optional_text(REQUEST *request, const char *key, ULONG limit)
+{
+    TEXT text = request_any_text(request, key, limit);
+
+    if (text.units != NULL && text_has_nul(&text)) {
+        request_fail(request, "the text holds a NUL in", key);
+        text.units = NULL;
+        text.length = 0;
+    }
+    return text;
 }
 
 TEXT request_text(REQUEST *request, const char *key, ULONG limit)

@@ -44,6 +44,9 @@ const JSON_MEMBER *request_member(REQUEST *request, const char *key);
 /* A required text of 1 to `limit` units; absent, with the mistake noted, when it is not that. */
 TEXT request_text(REQUEST *request, const char *key, ULONG limit);
 
+/* An optional text of at most `limit` units, whatever they are. */
+TEXT request_any_text(REQUEST *request, const char *key, ULONG limit);
+
 /* An optional text of at most `limit` units, for texts that go to Windows: a NUL within is a mistake. */
 TEXT request_optional_text(REQUEST *request, const char *key, ULONG limit);
 

@@ -1,4 +1,4 @@
-/* ntguest.exe: runs a plan of process and device operations and answers each with what the system said.
+/* ntguest.exe: runs a plan of operations on processes, devices, services and files and answers each with what the system said.
  *
  *     ntguest.exe              the plan comes on standard input
  *     ntguest.exe --plan FILE  the plan is a file
@@ -67,6 +67,15 @@ static const struct {
     {"cancel", device_cancel},
     {"stream", stream_start},
     {"stop", stream_stop},
+    {"create_service", service_create},
+    {"delete_service", service_delete},
+    {"start_service", service_start},
+    {"stop_service", service_stop},
+    {"query_service", service_query},
+    {"clear_parameters", service_clear_parameters},
+    {"set_parameter", service_set_parameter},
+    {"provide", file_provide},
+    {"remove", file_remove},
 };
 
 static void send_mistake(ULONGLONG line, const ULONGLONG *id, const char *error, const char *message)

@@ -31,6 +31,7 @@ from tests.standin.certificates import make_certificate
 from tests.standin.pipelines import Pool
 from tests.standin.windows import ADMINISTRATOR, SmallWindows
 from vm.windows.remoting.schema import guest_schema
+from vm.windows.remoting.tls import TlsSocket
 
 NAMESPACES = {
     "s": "http://www.w3.org/2003/05/soap-envelope",
@@ -114,6 +115,7 @@ class StandIn:
 
     def start(self):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.sslsocket_class = TlsSocket
         context.load_cert_chain(self.certificate.write(Path(self._folder.name)))
         self._server = _Server(("127.0.0.1", self.port), self, context)
         self.port = self._server.server_address[1]

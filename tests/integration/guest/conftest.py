@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -19,8 +20,9 @@ def guest_tools():
     return build_guest_tools()
 
 
-@pytest.fixture(scope="session")
-def wine(guest_tools):
+@contextlib.contextmanager
+def prepared_prefix(guest_tools):
+    """A Wine prefix with the guest programs in it, in which a program runs as long as the prefix is there."""
     program = wine_program()
     if program is None:
         message = "Wine is absent: apt-get install wine64 wine"
@@ -42,6 +44,19 @@ def wine(guest_tools):
         finally:
             keeper.close()
             wine.close()
+
+
+@pytest.fixture(scope="session")
+def wine(guest_tools):
+    with prepared_prefix(guest_tools) as wine:
+        yield wine
+
+
+@pytest.fixture
+def own_wine(guest_tools):
+    """A prefix that a test may leave in any state."""
+    with prepared_prefix(guest_tools) as wine:
+        yield wine
 
 
 @pytest.fixture

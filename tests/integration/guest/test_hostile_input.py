@@ -133,9 +133,11 @@ JSON = st.one_of(
 )
 OPERATIONS = st.sampled_from(["hello", "time", "resume", "describe", "exit", "terminate", "wait", "release", "open",
                               "duplicate", "close", "control", "read", "write", "start", "finish", "cancel", "stream",
-                              "stop"])  # fmt: skip
+                              "stop", "create_service", "delete_service", "start_service", "stop_service",
+                              "query_service", "clear_parameters", "set_parameter", "provide", "remove"])  # fmt: skip
 KEYS = st.sampled_from(["process", "status", "device", "path", "code", "input", "output_size", "request", "stream",
-                        "depth", "deadline_ms", "read", "write", "as", "id", "\ud800"])  # fmt: skip
+                        "depth", "deadline_ms", "read", "write", "as", "id", "service",
+                        "image", "value", "number", "text", "data", "source", "\ud800"])  # fmt: skip
 VALUES = st.one_of(JSON, st.sampled_from(["a", "d", "\\\\.\\NUL", "AAEC", 0, 1, 16]))
 
 

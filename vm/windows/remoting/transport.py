@@ -23,6 +23,7 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from vm.windows.remoting.deadline import Deadline
 from vm.windows.remoting.endpoint import Credentials, Endpoint
 from vm.windows.remoting.errors import IdentityChanged
+from vm.windows.remoting.tls import TlsSocket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -194,6 +195,7 @@ class _PinnedAdapter(HTTPAdapter):
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: Any) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.sslsocket_class = TlsSocket
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         # The fingerprint identifies the peer; its name and issuer say nothing about a certificate made in a guest.
         context.check_hostname = False
