@@ -79,6 +79,8 @@ def place_on_owner(item: pytest.Item, call: pytest.CallInfo[None], report: pytes
     error = call.excinfo.value
     lease = item.stash.get(LEASE, None)
     fault = _fault_of(error, lease)
+    if lease is not None:
+        lease.station.distrust()
     if isinstance(error, _DRIVER_OWNED):
         if report.when == "setup":
             report.when = "call"

@@ -75,6 +75,7 @@ class Station:
         self._introduce = introduce
         self._machine: Machine | None = None
         self._used = False
+        self._suspect = False
         self._checkpoints: dict[Stage, Checkpoint] = {}
         self._restorable = True
         self._refusal: MachineError | None = None
@@ -145,6 +146,10 @@ class Station:
             again = "" if str(error) == self._first_failure else f" (made anew once, then: {error})"
             self.give_up(f"{self._first_failure}{again}")
 
+    def distrust(self) -> None:
+        """Note that a test failed: what it left on the machine is not known, so that the next one gets a fresh one."""
+        self._suspect = True
+
     def give_up(self, cause: str) -> None:
         """Note that the station is useless from now on; the first cause stays."""
         if self.unusable is None:
@@ -189,8 +194,9 @@ class Station:
     def _clean(self, when_clean: Callable[[Machine], None], *, fresh: bool) -> None:
         machine = self.machine
         if self._used:
-            machine.reset(fresh=fresh)
+            machine.reset(fresh=fresh or self._suspect)
         self._used = True
+        self._suspect = False
         when_clean(machine)
 
     def _start(self, *, keep_refusal: bool) -> None:

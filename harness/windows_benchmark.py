@@ -15,7 +15,7 @@ from harness.abi import load_abi
 from harness.benchmark import BenchmarkError, Figure
 from harness.driver import ProcNotify
 from harness.machines import DriverImage, Stage, check_unload
-from harness.notification import Gap
+from harness.notification import Gap, Notification
 from harness.station import Station
 from vm.errors import MachineConfigurationError
 from vm.machine import LaunchRequest
@@ -24,6 +24,7 @@ from vm.windows import benchmark
 if TYPE_CHECKING:
     from vm.machine import Machine, MachineFacts
     from vm.registry import MachineOptions
+    from vm.windows.machine.link import GuestLink
 
 LAUNCHES: Final = 1000
 """Processes that fill the driver's queue, two notifications each."""
@@ -59,6 +60,7 @@ class Spread:
 
 
 Spreads: TypeAlias = Mapping[str, Spread]
+Receive: TypeAlias = Callable[[int], tuple[list[Notification], float]]
 
 
 def measure(
@@ -119,7 +121,7 @@ def _parts(machine: Machine, driver: DriverImage, rounds: int) -> tuple[tuple[st
         ("calls of the agent", lambda: {"agent_call_ms": spread(benchmark.agent_calls(link, 20 * rounds), 1e3)}),
         (f"deployment of random bytes, seed {benchmark.SEED}", lambda: _deployments(machine, rounds)),
         ("overhead of a test", lambda: _overheads(machine, driver, rounds)),
-        ("notifications", lambda: _streams(machine, driver, rounds)),
+        ("notifications", lambda: _streams(machine, driver, rounds, _stream_of(link))),
     )
 
 
@@ -151,8 +153,15 @@ def _overheads(machine: Machine, driver: DriverImage, rounds: int) -> Spreads:
     return {"test_overhead_ms": spread(idle, 1e3), "driver_cycle_ms": spread(cycles, 1e3)}
 
 
-def _streams(machine: Machine, driver: DriverImage, rounds: int) -> Spreads:
-    """How fast a full queue is read, and how much of what the driver counted does not arrive."""
+def _streams(machine: Machine, driver: DriverImage, rounds: int, receive: Receive) -> Spreads:
+    """How fast a full queue arrives, and how much of what the driver counted does not.
+
+    Args:
+        machine: the machine.
+        driver: the driver's image.
+        rounds: how often.
+        receive: gets this many notifications, and says in how many seconds.
+    """
     abi = load_abi()
     parameters = {abi.text("PARAMETER_QUEUE_BYTES"): abi.integer("QUEUE_BYTES_MAXIMUM")}
     station = Station(machine.facts.machine, lambda: machine, lambda: driver)
@@ -160,11 +169,10 @@ def _streams(machine: Machine, driver: DriverImage, rounds: int) -> Spreads:
     rates, lost = [], 0
     for _ in range(rounds):
         station.prepare(Stage.RUNNING, parameters)
+        launch_and_end(machine, LAUNCHES)
         with ProcNotify(machine) as opened:
-            launch_and_end(machine, LAUNCHES)
-            begin = time.perf_counter()
-            found = opened.read_available()
-            seconds = time.perf_counter() - begin
+            due = opened.statistics()
+            found, seconds = receive(due.queued - due.delivered)
             counted = opened.statistics()
         arrived = sum(not isinstance(one, Gap) for one in found)
         if arrived < 2 * LAUNCHES - counted.dropped:
@@ -173,6 +181,23 @@ def _streams(machine: Machine, driver: DriverImage, rounds: int) -> Spreads:
         rates.append(arrived / seconds)
     station.prepare(Stage.CLEAN)
     return {"streamed_notifications_per_s": spread(rates), "lost_notifications": spread([lost])}
+
+
+def _stream_of(link: GuestLink) -> Receive:
+    """Receives by a stream of the agent."""
+    abi = load_abi()
+
+    def receive(count: int) -> tuple[list[Notification], float]:
+        found: list[Notification] = []
+
+        def enough(output: bytes) -> bool:
+            found.extend(abi.decode_notifications(output))
+            return len(found) >= count
+
+        read = abi.integer("IOCTL_PROCNOTIFY_READ"), abi.encode_read(no_wait=False)
+        return found, benchmark.streamed(link, abi.text("WIN32_NAME"), *read, enough)
+
+    return receive
 
 
 def launch_and_end(machine: Machine, count: int) -> None:

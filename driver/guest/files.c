@@ -1,8 +1,8 @@
 /* Executable files that a plan has at the paths of its choice.
  *
  * A file that was there before is never replaced and never deleted, whatever a plan asks: only those that were provided
- * are. Which they are is written down in the registry, since a later run has to know as well: each path is a value there,
- * named by a hash of it, as the name of a value is too short for the longest paths. */
+ * are. Which they are is written down in the registry, since a later run has to know as well: each path is a value
+ * there, named by a hash of it, as the name of a value is too short for the longest paths. */
 
 #include "agent.h"
 

@@ -23,7 +23,7 @@ _AGREE: Final = f"{SPEC} section 8: both witnesses of the same creations name th
 _SEEN: Final = f"{SPEC} section 1: every process is told to the registered routines, and to the kernel's audit"
 _STATUS: Final = f"{SPEC} section 3: the exit carries the status with which the process ended"
 
-TOLERATED_PERCENT: Final = "a command line that an exporter changed (doubled %, what XML cannot carry)"
+TOLERATED_PERCENT: Final = "a text that an exporter changed (doubled %, what XML cannot carry)"
 TOLERATED_CREATOR: Final = "a witness that names the creating process as the parent of a re-parented launch"
 TOLERATED_DENIED: Final = "a denied creation that the witness does not mention"
 TOLERATED_GAP: Final = "an event that falls into a gap which the driver reported"
@@ -186,7 +186,10 @@ class _CrossCheck:
         return False
 
     def _compare(self, mine: Life, theirs: Life) -> None:
-        if compare_images(mine.image, theirs.image) is Agreement.DIFFERENT:
+        images = compare_images(mine.image, theirs.image)
+        if images is Agreement.QUIRK:
+            self._findings.tolerated[TOLERATED_PERCENT] += 1
+        if images is Agreement.DIFFERENT:
             self._differs(Kind.IMAGE_NAME, show_text(theirs.image), show_text(mine.image), mine)
         elif (
             mine.exit is not None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vm.errors import MachineBroken
+from vm.windows.agent.protocol import Malformed, octets
 
 if TYPE_CHECKING:
     from vm.machine import Machine
@@ -20,6 +21,11 @@ PACKAGE_BYTES: Final = 5_000_000
 PACKAGE_PATH: Final = "C:\\ntproof\\benchmark.bin"
 TOUCHED: Final = "C:\\ntproof\\benchmark.exe"
 CLONES: Final = 4
+STREAM_BYTES: Final = 0x10000
+STREAM_DEPTH: Final = 4
+STREAM_PATIENCE: Final = 60.0
+"""Seconds until the next output of a stream."""
+_STREAM: Final = "benchmark"
 SEED: Final = 4
 """Of the bytes that are sent: they are random, so that nothing on the way can make them smaller."""
 
@@ -71,6 +77,37 @@ def deployments(link: GuestLink, folder: Path, count: int) -> tuple[list[float],
             raise MachineBroken(f"of a package of {PACKAGE_BYTES} bytes {sent} were sent")
         unchanged += link.files().send({PACKAGE_PATH: package}).bytes_sent
     return rates, unchanged
+
+
+def streamed(link: GuestLink, device: str, code: int, data: bytes, enough: Callable[[bytes], bool]) -> float:
+    """Seconds until enough of what a device holds has arrived as a stream.
+
+    Args:
+        link: connections to the guest.
+        device: its name, as ``\\\\.\\Name``.
+        code: the control code that the agent keeps under way.
+        data: its input.
+        enough: is given each output as it arrives, and tells when it was the last one.
+
+    Raises:
+        MachineBroken: the guest sent nothing for STREAM_PATIENCE seconds, or something else than the stream.
+    """
+    agent = link.agent()
+    agent.open(_STREAM, device, read=True, write=True)
+    try:
+        begin = time.perf_counter()
+        agent.stream(_STREAM, _STREAM, code, data, STREAM_BYTES, depth=STREAM_DEPTH)
+        for event in agent.client.events(deadline=STREAM_PATIENCE):
+            if event.get("event") == "data" and enough(octets(event, "output")):
+                break
+        seconds = time.perf_counter() - begin
+        agent.stop_stream(_STREAM)
+        agent.client.take_events()
+    except Malformed as error:
+        raise MachineBroken(f"the agent in the guest answers in a way that it should not: {error}") from error
+    finally:
+        agent.close(_STREAM)
+    return seconds
 
 
 def clones(create: Callable[[str], Machine], count: int) -> Iterator[float]:

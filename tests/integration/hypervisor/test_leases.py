@@ -200,6 +200,9 @@ def test_an_owner_whose_slot_was_taken_over_is_told_and_touches_it_no_more(lease
         domain.revert()
     with pytest.raises(LeaseLost):
         domain.state()
+    domain.close()
+    assert any(f"guest={domain.name}" in line for line in daemon.processes().values()), "it is no longer this owner's"
+    lease(slots=1).close()
 
 
 @pytest.mark.usefixtures("nothing_left")

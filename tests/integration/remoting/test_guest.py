@@ -12,7 +12,7 @@ require_remoting()
 
 from tests.standin.certificates import make_certificate  # noqa: E402
 from tests.standin.commands import COMMANDS  # noqa: E402
-from tests.standin.winrm import Fault  # noqa: E402
+from tests.standin.winrm import SHELL_UNKNOWN, Fault  # noqa: E402
 from vm import win32  # noqa: E402
 from vm.errors import Win32Error  # noqa: E402
 from vm.windows.remoting.errors import CommandTimedOut, GuestCommandFailed  # noqa: E402
@@ -213,7 +213,11 @@ def test_dumps_are_kept_and_listed(guest, standin):
     assert (dump.path, dump.length) == (r"C:\Windows\MEMORY.DMP", 800)
 
 
-def test_a_restart_ends_with_a_session_on_the_restarted_guest(guest, standin):
+@pytest.mark.parametrize("fault", [(), ("Command", "reset after"), ("Receive", SHELL_UNKNOWN)], ids=str)
+def test_a_restart_ends_with_a_session_on_the_restarted_guest(guest, standin, fault):
+    # The answer may be lost with the guest that gave it: the connection breaks, or the restarted one knows no shell.
+    standin.faults += [Fault(*fault)] if fault else []
+
     def reboot_when_asked():
         standin.windows.restart_asked.wait(10)
         standin.reboot()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import time
 
 import pytest
 
 from harness import cli, windows_benchmark
 from harness.benchmark import BenchmarkError
 from harness.commands import bench
+from harness.driver import ProcNotify
 from harness.exit_codes import ExitCode
 from harness.machines import find_driver_image
 from harness.windows_benchmark import FIGURES, LAUNCHES, Spread, launch_and_end, spread
@@ -33,8 +35,21 @@ def test_a_spread_has_the_median_and_both_ends():
     assert spread([0.3, 0.1, 0.2, 0.5], 1000) == Spread(250.0, 100.0, 500.0, 4)
 
 
+def reading(machine):
+    """Receives by reading, where there is no agent that streams."""
+
+    def receive(count):
+        begin = time.perf_counter()
+        with ProcNotify(machine) as opened:
+            found = opened.read_available()
+        assert len(found) == count
+        return found, time.perf_counter() - begin
+
+    return receive
+
+
 def test_every_notification_of_a_full_queue_is_counted(machine, driver):
-    figures = windows_benchmark._streams(machine, driver, 2)
+    figures = windows_benchmark._streams(machine, driver, 2, reading(machine))
 
     assert figures["lost_notifications"].median == 0
     assert figures["streamed_notifications_per_s"].count == 2
@@ -42,8 +57,10 @@ def test_every_notification_of_a_full_queue_is_counted(machine, driver):
 
 
 def test_notifications_that_are_lost_make_no_figure(driver):
+    machine = FakeBenchMachine()
+
     with pytest.raises(BenchmarkError, match="1000 processes came and went"):
-        windows_benchmark._streams(FakeBenchMachine("loses"), driver, 1)
+        windows_benchmark._streams(machine, driver, 1, reading(machine))
 
 
 def test_the_overhead_of_a_test_is_taken_without_the_drivers(machine, driver):

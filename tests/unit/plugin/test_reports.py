@@ -399,6 +399,14 @@ class TestResets:
     def test_each_test_but_the_first_begins_with_one_and_a_marker_asks_for_a_fresh_machine(self, run):
         run(self.TESTS, vm="plain").assert_outcomes(passed=4)
 
+    def test_the_test_after_a_failed_one_has_a_fresh_machine(self, run):
+        source = """
+        def test_one(machine): assert 0
+        def test_two(machine): assert machine.resets == [True]
+        def test_three(machine): assert machine.resets == [True, False]
+        """
+        run(source, vm="plain").assert_outcomes(failed=1, passed=2)
+
     def test_a_machine_with_checkpoints_is_restored_instead(self, run):
         tests = self.TESTS.replace("[False, True, False]", "[]").replace("[False, True]", "[]").replace("[False]", "[]")
         run(tests).assert_outcomes(passed=4)

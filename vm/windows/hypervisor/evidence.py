@@ -30,12 +30,12 @@ _PNG: Final = b"\x89PNG\r\n\x1a\n"
 
 
 def collect(
-    handle: DomainHandle, folder: HostFolder, target: Path, *, serial: str, scratch: str, memory_mib: int
+    handle: DomainHandle | None, folder: HostFolder, target: Path, *, serial: str, scratch: str, memory_mib: int
 ) -> tuple[Path, ...]:
     """Write what can be had of a guest into a folder of this computer.
 
     Args:
-        handle: the domain.
+        handle: the domain, None where there is none any more.
         folder: the project's folder on the hypervisor's host.
         target: the folder; it exists and is empty.
         serial: name of the serial log in `folder`.
@@ -46,12 +46,11 @@ def collect(
         The files that were written.
     """
     found: list[Path] = []
-    for part in (
-        lambda: _screen(handle, target),
-        lambda: _serial(folder, serial, target),
-        lambda: _memory(handle, folder, target, scratch, memory_mib),
-    ):
-        _add(found, part)
+    if handle is not None:
+        _add(found, lambda: _screen(handle, target))
+    _add(found, lambda: _serial(folder, serial, target))
+    if handle is not None:
+        _add(found, lambda: _memory(handle, folder, target, scratch, memory_mib))
     return tuple(found)
 
 

@@ -80,6 +80,11 @@ class LeaseKeeper:
         if lost is not None:
             callback(str(lost))
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the slot was taken over."""
+        return self._lost is not None
+
     def require(self) -> None:
         """Do nothing while the slot is this owner's.
 

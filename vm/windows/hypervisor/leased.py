@@ -130,7 +130,7 @@ class LibvirtDomain:
         self._require()
         blueprint = self._machine.blueprint
         return evidence.collect(
-            self._machine.handle,
+            self._machine.handle if self._machine.is_started else None,
             self._machine.folder,
             folder,
             serial=self._machine.serial_log(),

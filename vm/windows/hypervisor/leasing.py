@@ -101,15 +101,17 @@ def _domain(place: Workplace, request: LeaseRequest, resources: ExitStack) -> Li
         mark=place.mark(Role.CLONE, image=name, slot=keeper.slot),
     )
     machine = SlotMachine(place.connection, place.events, place.folder, blueprint)
-    resources.callback(machine.remove)
+    # What another owner took over is no longer this one's to remove.
+    resources.callback(lambda: machine.let_go() if keeper.is_lost else machine.remove())
     keeper.when_lost(machine.watch.lost)
     machine.clear_away()
     log = DomainLog(log_path(place.connection.uri, keeper.slot, place.environment))
     domain = LibvirtDomain(machine, keeper, log, accelerator, place.connection.versions())
+    ways = _ways(place, request, machine)
     way, plan = prepare(
         machine,
-        _ways(place, request, machine),
-        _capabilities(place, request.image),
+        ways,
+        _capabilities(place, request.image, room_needed=not ways.golden_save.is_made()),
         lambda: request.settle(domain),
         forced=request.strategy,
     )
@@ -156,11 +158,11 @@ def _ways(place: Workplace, request: LeaseRequest, machine: SlotMachine) -> Ways
     )
 
 
-def _capabilities(place: Workplace, image: Image) -> Capabilities:
+def _capabilities(place: Workplace, image: Image, *, room_needed: bool) -> Capabilities:
     profile = image.manifest.profile
     return Capabilities(
         libvirt=place.connection.version(),
         uefi=profile.hardware.firmware is Firmware.UEFI,
         memory_mib=profile.hardware.memory_mib,
-        free_mib=place.folder.free_mib(),
+        free_mib=place.folder.free_mib() if room_needed else None,
     )

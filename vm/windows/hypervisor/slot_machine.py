@@ -89,6 +89,11 @@ class SlotMachine:
         self._handle: DomainHandle | None = None
 
     @property
+    def is_started(self) -> bool:
+        """Whether there is a domain, which may be off by now."""
+        return self._handle is not None
+
+    @property
     def handle(self) -> DomainHandle:
         """The domain.
 
@@ -113,14 +118,7 @@ class SlotMachine:
         Raises:
             MachineBroken: a domain of this name is not of this project.
         """
-        found = self._connection.find(self.name)
-        if found is not None:
-            if found.mark() is None:
-                raise MachineBroken(
-                    f"domain {self.name}: a domain of this name is not of this project; rename it, or the image"
-                )
-            found.destroy()
-            found.undefine()
+        self._remove_domain()
         remove_set(self.folder, self.blueprint.run_set, self.folder.names())
         write_mark(self.folder, self.blueprint.run_set, self.blueprint.mark)
 
@@ -154,7 +152,9 @@ class SlotMachine:
 
     def save(self, golden: GoldenSet) -> None:
         """Save its memory into a golden set; it is off afterwards."""
-        self.handle.save(str(golden.memory))
+        handle = self.handle
+        handle.save(str(golden.memory))
+        self._await_end(handle)
         self._ended()
 
     def take_snapshot(self, name: str) -> None:
@@ -163,9 +163,11 @@ class SlotMachine:
 
     def revert_to_snapshot(self, name: str) -> None:
         """Go back to a snapshot."""
-        handle = self.handle
-        handle.destroy()
-        self._await_end(handle)
+        handle = self._connection.find(self.name)
+        if handle is None:
+            raise MachineBroken(f"domain {self.name}: it is gone with its snapshots; lease another one")
+        if self._handle is not None:
+            self.end()
 
         def back() -> DomainHandle:
             handle.revert_to_snapshot(name)
@@ -192,15 +194,16 @@ class SlotMachine:
 
     def remove(self) -> None:
         """End it, and remove all that belongs to this life of the slot."""
-        handle = self._handle
         try:
-            self.end()
-            if handle is not None:
-                handle.undefine()
+            self._remove_domain()
             remove_set(self.folder, self.blueprint.run_set, self.folder.names())
         finally:
-            self._ports.close()
-            self._events.forget(self.name)
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Leave it as it is, for whoever has the slot now."""
+        self._ports.close()
+        self._events.forget(self.name)
 
     def state(self) -> DomainState:
         """What it does.
@@ -225,6 +228,19 @@ class SlotMachine:
     def serial_log(self) -> str:
         """Name of the file that keeps what the guest wrote to its serial port."""
         return self._run_file(SERIAL)
+
+    def _remove_domain(self) -> None:
+        found = self._connection.find(self.name)
+        if found is not None:
+            if found.mark() is None:
+                raise MachineBroken(
+                    f"domain {self.name}: a domain of this name is not of this project; rename it, or the image"
+                )
+            if found.state() is not LibvirtState.SHUTOFF:
+                self._handle = found
+                self.end()
+            found.undefine()
+        self._ended()
 
     def _run_file(self, kind: str) -> str:
         return name_in(self.blueprint.run_set, kind)

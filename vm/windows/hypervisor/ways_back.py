@@ -57,6 +57,14 @@ class GoldenSaveWay:
         self._tell = tell
         self._golden: GoldenSet | None = None
 
+    def is_made(self) -> bool:
+        """Whether the golden set is there already, so that no room is needed for it.
+
+        Raises:
+            MachineBroken: the hypervisor failed.
+        """
+        return self._sets.find(self._key) is not None
+
     def prepare(self, settle: Settle) -> None:
         """Restore the golden set, which is made where there is none or it cannot be restored any more."""
         golden = self._sets.find(self._key)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from vm.windows.remoting.deadline import Deadline
-from vm.windows.remoting.errors import CommandTimedOut
+from vm.windows.remoting.errors import CommandTimedOut, ConnectionLost
 from vm.windows.remoting.session import DEFAULT_DEADLINE, GuestSession
 from vm.windows.remoting.values import Row
 
@@ -219,7 +220,9 @@ class Guest:
         """
         limit = Deadline(deadline)
         before = self.session.info.boot_id
-        self.session.call("Restart-NtproofMachine", DelaySeconds=delay)
+        # A slow guest is down before its answer has arrived; its boot tells whether it restarted, not the answer.
+        with suppress(ConnectionLost):
+            self.session.call("Restart-NtproofMachine", DelaySeconds=delay)
         while not limit.passed:
             # One attempt may take a moment even when there is hardly a moment left.
             if self.session.connect_when_ready(max(limit.remaining(), 5.0)).boot_id != before:

@@ -207,6 +207,16 @@ def test_a_denied_creation_may_be_unknown_to_the_witness():
     assert verdict.tolerated == {TOLERATED_DENIED: 2}
 
 
+def test_a_denied_creation_is_not_taken_for_the_next_process_of_its_pid():
+    denied = [replace(create(1, 4000), status=0xC0000022), Exit(2, 0, 4000, 0xC0000022)]
+    unread = [create(1, 4000, image=IMAGES[1])]
+
+    verdict = cross_check(denied, as_log(unread))
+
+    assert verdict.passed, verdict.render()
+    assert verdict.statistics["processes seen by both"] == 0
+
+
 def test_the_exit_of_a_denied_creation_whose_create_the_driver_lost_may_be_unknown_too():
     events = a_day()
     exit_ = Exit(501, 0, 4000, 0xC0000022)
