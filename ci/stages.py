@@ -76,6 +76,9 @@ def stages(arguments: Sequence[str]) -> list[Stage]:
         for profile in PROFILES
     ]
     found.append(_pytest("mutants", ["-o", "testpaths=tests/mutants", *arguments]))
+    found.append(
+        _on_standin(_pytest("conformance-standin", ["--pyargs", "harness.conformance", "--vm", "standin", *arguments]))
+    )
     found.append(Stage("coverage", _module("coverage", "combine", "--quiet")))
     found.append(Stage("coverage-report", _module("coverage", "report")))
     return found
@@ -124,9 +127,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
         shown = ("", "", "") if counts is None else (counts.passed, counts.failed, counts.skipped)
         total += counts or Counts()
         word = "ok" if outcome.passed else "FAILED"
-        lines.append(
-            f"{outcome.stage.name:24}{word:8}{shown[0]:>8}{shown[1]:>8}{shown[2]:>9}{outcome.seconds:>9.1f}"
-        )
+        lines.append(f"{outcome.stage.name:24}{word:8}{shown[0]:>8}{shown[1]:>8}{shown[2]:>9}{outcome.seconds:>9.1f}")
     lines += ["", f"{total.passed} passed, {total.failed} failed"]
     return "\n".join(lines)
 
@@ -150,6 +151,13 @@ def main(arguments: Sequence[str]) -> int:
 
 def _module(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", *arguments)
+
+
+def _on_standin(stage: Stage) -> Stage:
+    """The stage where the stand-in guest can be used; where it cannot, outside of CI, a line that says why."""
+    return Stage(
+        stage.name, (*_module("tests.integration.standin.run", "--where-possible"), *stage.command), stage.report
+    )
 
 
 def _pytest(name: str, arguments: Sequence[str], *, measured: bool = False) -> Stage:
