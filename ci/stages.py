@@ -80,6 +80,9 @@ def stages(arguments: Sequence[str]) -> list[Stage]:
     found.append(_pytest("conformance-wdk", ["--pyargs", "harness.conformance", *WDK, *arguments]))
     found.append(_pytest("mutants", ["-o", "testpaths=tests/mutants", *arguments]))
     found.append(_pytest("mutants-wdk", ["-o", "testpaths=tests/mutants", *WDK, *arguments]))
+    found.append(
+        _on_standin(_pytest("conformance-standin", ["--pyargs", "harness.conformance", "--vm", "standin", *arguments]))
+    )
     found.append(Stage("coverage", _module("coverage", "combine", "--quiet")))
     found.append(Stage("coverage-report", _module("coverage", "report")))
     return found
@@ -152,6 +155,13 @@ def main(arguments: Sequence[str]) -> int:
 
 def _module(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", *arguments)
+
+
+def _on_standin(stage: Stage) -> Stage:
+    """The stage where the stand-in guest can be used; where it cannot, outside of CI, a line that says why."""
+    return Stage(
+        stage.name, (*_module("tests.integration.standin.run", "--where-possible"), *stage.command), stage.report
+    )
 
 
 def _pytest(name: str, arguments: Sequence[str], *, measured: bool = False) -> Stage:

@@ -16,15 +16,17 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from harness import capture, capture_json, cli, notification, plugin, pytest_options, scenario, scenario_json
+from harness import capture, capture_json, cli, notification, plugin, pytest_options, scenario, scenario_json, settings
 from harness.abi import Match, Rule, Statistics, Version
 from harness.build import image_checks
 from harness.build.findings import Severity
-from harness.build.signing import settings
+from harness.build.signing import settings as signing_settings
 from harness.exit_codes import ExitCode
 from harness.inspection import answers, predictions
 from harness.inspection.inspect import Inspection
+from vm.emulated.verifier_options import ALWAYS_MADE
 from vm.machine import ImageKind, LaunchResult
+from vm.verifier import DEFAULT_PROBABILITY, LOW_RESOURCES, OPTIONS, STANDARD
 from vm.windows import strict
 from vm.windows.profiles import profile
 
@@ -60,6 +62,7 @@ def pages() -> dict[str, str]:
         "profile-format.md": _profile_format,
         "signing-settings.md": _signing_settings,
         "inspection.md": _inspection,
+        "driver-verifier.md": _driver_verifier,
     }
     return {name: "\n".join([NOTICE, "", *make()]).rstrip() + "\n" for name, make in makers.items()}
 
@@ -131,6 +134,38 @@ def _exit_codes() -> Iterator[str]:
     yield from ("", "pytest keeps its own exit codes: 0 all passed, 1 some failed, 4 wrong usage, 5 nothing selected.")
 
 
+def _driver_verifier() -> Iterator[str]:
+    yield from ("# Driver Verifier's options", "")
+    yield from textwrap.wrap(
+        "Settings are names separated by commas: `special-pool,io,low-resources=0.05,pool-tag=Tag1,seed=7`. On every "
+        "kind of machine they have the same names; what each machine does with them is in the table.",
+        120,
+    )
+    heads = ("name", "Microsoft's name, bit", "without a restart on Windows", "emulated machine")
+    yield from ("", _row(*heads), _row(*["---"] * len(heads)))
+    for option in OPTIONS:
+        volatile = {(True, True): "10 and 11", (True, False): "10"}.get((option.volatile_10, option.volatile_11), "no")
+        here = "simulated" if option.name == LOW_RESOURCES else ALWAYS_MADE.get(option.name, "refused")
+        made = f"always made: {here}" if option.name in ALWAYS_MADE else here
+        yield _row(f"`{option.name}`", f"{option.title}, 0x{option.flag:x}", volatile, made)
+    standard = ", ".join(f"`{option.name}`" for option in OPTIONS if option.standard)
+    yield ""
+    yield from textwrap.wrap(f"`{STANDARD}` stands for the options of `verifier /standard`: {standard}.", 120)
+    yield from ("", "Server 2022 counts as Windows 10, Server 2025 as Windows 11. Other options need a restart.")
+    yield from ("", "## Low resources", "")
+    yield from textwrap.wrap(
+        f"`{LOW_RESOURCES}` fails each allocation with a probability, {DEFAULT_PROBABILITY:g} unless one is given; "
+        "with `pool-tag` only pool allocations with that tag. On Windows which of them fail is left to chance. On the "
+        "emulated machine it follows from `seed` (0 unless given), which the machine states among its facts, and from "
+        "how many were made before; the debug output names each call that failed. These can fail there: pool "
+        "allocations, `IoAllocateIrp` and `IoBuild...Request`, `IoAllocateMdl`, `IoAllocateWorkItem`, the buffers of "
+        "Rtl strings, `IoSetCompletionRoutineEx`, `MmProbeAndLockPages` (which raises) and "
+        "`MmMapLockedPagesSpecifyCache`. Windows also ends alertable waits of unprivileged processes with "
+        "STATUS_ALERTED; the emulated machine does not.",
+        120,
+    )
+
+
 class _Options:
     """Stands where pytest's parser does, and keeps what is declared."""
 
@@ -158,6 +193,7 @@ def _pytest() -> Iterator[str]:
     yield from ("", "## Fixtures", "", "| fixture | scope | what it gives |", "|---|---|---|")
     for name, scope, meaning in _fixtures():
         yield _row(f"`{name}`", scope, meaning)
+    yield from _keys("tool.ntproof", settings.Settings)
 
 
 def _fixtures() -> Iterator[tuple[str, str, str]]:
@@ -219,10 +255,10 @@ def _signing_settings() -> Iterator[str]:
     yield from ("# Signing settings", "")
     yield "What `[tool.ntproof.signing]` of a pyproject.toml may hold; see [how to sign](../how-to/signing.md)."
     yield "Defaults are for keys that are left out; a key without one must be there. Paths are relative to the file."
-    yield from _keys("", settings.Common, leave_out=("source",))
-    yield from _choices(settings.Source, "## source", [source.value for source in settings.Source])
-    common = {field.name for field in fields(settings.Common)}
-    for source, kind in settings.KINDS.items():
+    yield from _keys("", signing_settings.Common, leave_out=("source",))
+    yield from _choices(signing_settings.Source, "## source", [source.value for source in signing_settings.Source])
+    common = {field.name for field in fields(signing_settings.Common)}
+    for source, kind in signing_settings.KINDS.items():
         if {field.name for field in fields(kind)} - common:
             yield from _keys(f'source = "{source.value}"', kind, leave_out=common, bracketed=False)
 

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +22,7 @@ from harness.build.layout import build_directory, driver_source_root
 from harness.build.wdk.kit import Kit
 from harness.build.wdk.registry import KitRegistry
 from harness.errors import ConfigurationError
+from vm.errors import MachineError
 
 EMULATED: Final = "emulated"
 WINDOWS: Final = "windows"
@@ -31,10 +32,6 @@ ROOM_NEEDED: Final = 500 * 1024 * 1024
 """Bytes for the build and for the compiler's cache; a first build was seen to take a fraction of it."""
 
 _CORE: Final = ("unicorn", "dissect.cstruct", "pyelftools", "capstone", "cryptography", "ziglang", "rich")
-_REMOTE: Final = ("paramiko", "pypsrp")
-_SOCKETS: Final = ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")
-_FIRMWARE: Final = ("/usr/share/OVMF", "/usr/share/edk2", "/usr/share/edk2-ovmf", "/usr/share/qemu/ovmf-x86_64.bin")
-_KVM: Final = "/dev/kvm"
 _REINSTALL_UNICORN: Final = "pip install --force-reinstall unicorn"
 _ANSWER: Final = 42
 _THREE_INSTRUCTIONS: Final = bytes.fromhex("b806000000 6bc007 90")  # mov eax, 6; imul eax, eax, 7; nop
@@ -79,9 +76,6 @@ class Host(Protocol):
     def program(self, name: str) -> str | None:
         """Path of a program on PATH."""
 
-    def accessible(self, path: str) -> bool:
-        """Whether this user may read and write a path."""
-
     def exists(self, path: str) -> bool:
         """Whether a path exists."""
 
@@ -102,6 +96,15 @@ class Host(Protocol):
 
     def kits(self) -> list[Kit]:
         """The Windows kits that this user has added. Raises ConfigurationError."""
+
+    def reach(self, uri: str) -> str:
+        """Connect to a hypervisor and return what answers. Raises DoctorError."""
+
+    def accelerator(self, uri: str) -> tuple[bool, str]:
+        """Whether guests of a hypervisor run at speed, and why, by running one. Raises DoctorError."""
+
+    def images(self) -> tuple[Path, tuple[str, ...]]:
+        """The image store's folder, and the images in it. Raises DoctorError."""
 
 
 class ThisComputer:
@@ -129,10 +132,6 @@ class ThisComputer:
     def program(self, name: str) -> str | None:
         """Path of a program on PATH."""
         return shutil.which(name)
-
-    def accessible(self, path: str) -> bool:
-        """Whether this user may read and write a path."""
-        return os.access(path, os.R_OK | os.W_OK)
 
     def exists(self, path: str) -> bool:
         """Whether a path exists."""
@@ -186,16 +185,48 @@ class ThisComputer:
         """The Windows kits that this user has added. Raises ConfigurationError."""
         return KitRegistry.of_user().kits()
 
+    def reach(self, uri: str) -> str:
+        """Connect to a hypervisor and return what answers. Raises DoctorError."""
+        try:
+            from vm.windows.hypervisor.connection import Connection
+
+            with Connection.open(uri) as connection:
+                versions = connection.versions()
+                return f"{connection.uri.text}: {', '.join(f'{name} {one}' for name, one in versions.items())}"
+        except (ImportError, MachineError) as error:
+            raise DoctorError(str(error)) from error
+
+    def accelerator(self, uri: str) -> tuple[bool, str]:
+        """Whether guests of a hypervisor run at speed, and why, by running one. Raises DoctorError."""
+        try:
+            from vm.windows.hypervisor.domain_xml import Accelerator
+            from vm.windows.hypervisor.workplace import open_workplace
+
+            with open_workplace(uri, self.images()[0]) as place:
+                found = place.accelerator
+        except (ImportError, MachineError) as error:
+            raise DoctorError(str(error)) from error
+        return found.accelerator is Accelerator.KVM, found.reason
+
+    def images(self) -> tuple[Path, tuple[str, ...]]:
+        """The image store's folder, and the images in it. Raises DoctorError."""
+        from vm.windows.images.store import ImageStore
+
+        try:
+            store = ImageStore.from_environment(os.environ)
+            return store.root, store.names()
+        except MachineError as error:
+            raise DoctorError(str(error)) from error
+
 
 def examine(host: Host, folders: Sequence[Path] | None = None) -> list[Need]:
-    """Every need of every machine kind, in order.
+    """Every need of the emulated machine, in order.
 
     Args:
         host: the computer to examine.
         folders: where the emulated machine writes; by default the build folder.
     """
-    written = tuple(folders) if folders is not None else (build_directory(),)
-    return [*_emulated(host, written), *_windows(host), _kits(host)]
+    return _emulated(host, tuple(folders) if folders is not None else (build_directory(),))
 
 
 def usable(kind: str, needs: Sequence[Need]) -> bool:
@@ -216,12 +247,12 @@ def _python(host: Host) -> Need:
     found = ".".join(map(str, host.python()))
     wanted = ".".join(map(str, OLDEST_PYTHON))
     met = host.python() >= OLDEST_PYTHON
-    return _need(EMULATED, "Python", met, found, f"install Python {wanted} or newer and make the environment with it")
+    return need_of(EMULATED, "Python", met, found, f"install Python {wanted} or newer and make the environment with it")
 
 
 def _package(host: Host, name: str) -> Need:
     found = host.package(name)
-    return _need(EMULATED, f"package {name}", found is not None, found or "not installed", f"pip install {name}")
+    return need_of(EMULATED, f"package {name}", found is not None, found or "not installed", f"pip install {name}")
 
 
 def _emulation(host: Host) -> Need:
@@ -231,7 +262,7 @@ def _emulation(host: Host) -> Need:
         return Need(EMULATED, "CPU emulator", met=False, found=str(error), remedy=_REINSTALL_UNICORN)
     met = result == _ANSWER
     found = "three instructions gave the right result" if met else f"three instructions gave {result}, not {_ANSWER}"
-    return _need(EMULATED, "CPU emulator", met, found, _REINSTALL_UNICORN)
+    return need_of(EMULATED, "CPU emulator", met, found, _REINSTALL_UNICORN)
 
 
 def _compiler(host: Host) -> Need:
@@ -261,83 +292,35 @@ def _writable(host: Host, folder: Path) -> Need:
 
 def _room(host: Host, folder: Path) -> Need:
     name = "disk space"
-    remedy = f"free {_megabytes(ROOM_NEEDED)}, or set NTPROOF_BUILD_DIR to a folder on a larger disk"
+    remedy = f"free {megabytes(ROOM_NEEDED)}, or set NTPROOF_BUILD_DIR to a folder on a larger disk"
     try:
         free = host.free_bytes(folder)
     except OSError as error:
         return Need(EMULATED, name, met=False, found=f"{folder}: {error.strerror}", remedy=remedy)
-    return _need(EMULATED, name, free >= ROOM_NEEDED, f"{_megabytes(free)} free for {folder}", remedy)
+    return need_of(EMULATED, name, free >= ROOM_NEEDED, f"{megabytes(free)} free for {folder}", remedy)
 
 
-def _windows(host: Host) -> list[Need]:
-    checks: list[Callable[[Host], Need]] = [_libvirt, _hypervisor, _kvm, _daemon, _firmware, _tpm]
-    return [*(check(host) for check in checks), *(_importable(host, name, f"pip install {name}") for name in _REMOTE)]
-
-
-def _libvirt(host: Host) -> Need:
-    remedy = "apt-get install libvirt-dev pkg-config gcc python3-dev, then pip install libvirt-python"
-    need = _importable(host, "libvirt", remedy)
-    return Need(need.kind, "module libvirt", need.met, need.found, need.remedy)
-
-
-def _importable(host: Host, module: str, remedy: str) -> Need:
-    problem = host.import_error(module)
-    return _need(WINDOWS, f"package {module}", problem is None, problem or "can be imported", remedy)
-
-
-def _hypervisor(host: Host) -> Need:
-    found = host.program("qemu-system-x86_64")
-    return _need(WINDOWS, "QEMU", found is not None, found or "not on PATH", "apt-get install qemu-system-x86")
-
-
-def _kvm(host: Host) -> Need:
-    if not host.exists(_KVM):
-        remedy = "enable virtualisation in the firmware, or nested virtualisation for this virtual machine"
-        return Need(WINDOWS, "KVM", met=False, found=f"{_KVM} does not exist", remedy=remedy)
-    met = host.accessible(_KVM)
-    found = f"{_KVM} may be used; only a guest that starts proves that it works" if met else f"{_KVM} is closed to you"
-    return _need(WINDOWS, "KVM", met, found, "join the group kvm (adduser NAME kvm) and log in again")
-
-
-def _daemon(host: Host) -> Need:
-    found = next((path for path in _SOCKETS if host.accessible(path)), None)
-    closed = next((path for path in _SOCKETS if host.exists(path)), None)
-    if found is None and closed is not None:
-        remedy = "join the group libvirt (adduser NAME libvirt) and log in again"
-        return Need(WINDOWS, "libvirt daemon", met=False, found=f"{closed} is closed to you", remedy=remedy)
-    remedy = "apt-get install libvirt-daemon-system, then systemctl enable --now libvirtd"
-    return _need(WINDOWS, "libvirt daemon", found is not None, found or "no socket found; is it running?", remedy)
-
-
-def _firmware(host: Host) -> Need:
-    found = next((path for path in _FIRMWARE if host.exists(path)), None)
-    return _need(WINDOWS, "UEFI firmware", found is not None, found or "not found", "apt-get install ovmf")
-
-
-def _tpm(host: Host) -> Need:
-    found = host.program("swtpm") if host.program("swtpm_setup") else None
-    remedy = "apt-get install swtpm swtpm-tools"
-    return _need(WINDOWS, "TPM emulator", found is not None, found or "swtpm or swtpm_setup not on PATH", remedy)
-
-
-def _kits(host: Host) -> Need:
+def examine_kits(host: Host) -> list[Need]:
+    """What builds with a Windows kit need: a kit that was added and can be used."""
     name, remedy = "Windows kit", "ntproof wdk add PATH, see docs/how-to/wdk.md"
     try:
         kits = host.kits()
         for kit in kits:
             kit.require_unchanged()
     except ConfigurationError as error:
-        return Need(WDK, name, met=False, found=str(error), remedy=remedy)
+        return [Need(WDK, name, met=False, found=str(error), remedy=remedy)]
     usable = [f"{kit.version} for {', '.join(kit.libraries)}" for kit in kits if kit.usable]
     broken = [f"{kit.version} cannot be used" for kit in kits if not kit.usable]
-    return _need(WDK, name, bool(usable), "; ".join([*usable, *broken]) or "none was added", remedy)
+    return [need_of(WDK, name, bool(usable), "; ".join([*usable, *broken]) or "none was added", remedy)]
 
 
-def _need(kind: str, name: str, met: bool, found: str, remedy: str) -> Need:
+def need_of(kind: str, name: str, met: bool, found: str, remedy: str) -> Need:
+    """A need that tells its remedy only where it is not met."""
     return Need(kind, name, met, found, "" if met else remedy)
 
 
-def _megabytes(count: int) -> str:
+def megabytes(count: int) -> str:
+    """Bytes in words for people."""
     return f"{count // (1024 * 1024):,} MiB"
 
 

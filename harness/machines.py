@@ -1,34 +1,20 @@
-"""Machines of a test run, each brought to a known stage for every test.
-
-A test must not see what the test before it left behind. Where a machine can be restored, each stage is reached once and
-restored from then on; elsewhere the driver is stopped, deleted and installed anew. The first cause that makes a machine
-useless is kept, so that later tests can skip with it instead of failing in its wake.
-"""
+"""The driver under test on the machines of a run: its image, the stages it is brought to, how its unload is checked."""
 
 from __future__ import annotations
 
 import enum
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from harness.abi import load_abi
 from harness.driver_file import sha256_of
 from harness.errors import HarnessError
-from vm.errors import (
-    DriverFault,
-    MachineBroken,
-    MachineConfigurationError,
-    MachineCrashed,
-    MachineError,
-    UnsupportedByMachine,
-    Win32Error,
-)
-from vm.machine import Checkpoint, LaunchRequest, Machine, RegistryValue, ServiceState
+from vm.errors import DriverFault, MachineCrashed, Win32Error
+from vm.machine import LaunchRequest, Machine, ServiceState
 from vm.win32 import ERROR_FILE_NOT_FOUND, ERROR_SERVICE_NOT_ACTIVE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 DRIVER_NAME: Final = "procnotify"
@@ -53,10 +39,6 @@ class UncleanUnload(HarnessError):
     """The driver under test left something behind when it was stopped: owner driver."""
 
 
-class StationUnusable(HarnessError):
-    """The machine or the driver's build failed earlier in this run: owner infrastructure. The message is its cause."""
-
-
 @dataclass(frozen=True)
 class DriverImage:
     """The image under test.
@@ -72,120 +54,6 @@ class DriverImage:
     built: bool
 
 
-class Station:
-    """One machine of the run with the driver under test.
-
-    Attributes:
-        name: the machine's name as given to ``--vm``.
-        unusable: the first cause that made the station useless, or None.
-    """
-
-    def __init__(self, name: str, create: Callable[[], Machine], driver: Callable[[], DriverImage]) -> None:
-        self.name = name
-        self.unusable: str | None = None
-        self._create = create
-        self._driver = driver
-        self._machine: Machine | None = None
-        self._checkpoints: dict[Stage, Checkpoint] = {}
-        self._restorable = True
-        self._refusal: MachineError | None = None
-
-    @property
-    def machine(self) -> Machine:
-        """The machine, created when first asked for."""
-        if self._machine is None:
-            self._machine = self._create()
-        return self._machine
-
-    def prepare(self, stage: Stage, parameters: Mapping[str, RegistryValue] | None = None) -> Machine:
-        """Bring the machine to `stage`, without a trace of the test before.
-
-        Args:
-            stage: how far.
-            parameters: values for the driver's Parameters key.
-
-        Raises:
-            StationUnusable: the station is useless since an earlier test.
-            DriverUnusable: the driver does not start.
-            MachineBroken, MachineConfigurationError: the machine failed, or cannot be had.
-        """
-        if self.unusable is not None:
-            raise StationUnusable(self.unusable)
-        if stage is Stage.RUNNING and not parameters and self._refusal is not None:
-            raise DriverUnusable(f"the driver does not start: {self._refusal}") from self._refusal
-        try:
-            return self._prepare(stage, dict(parameters or {}))
-        except (MachineBroken, MachineConfigurationError) as error:
-            self.give_up(str(error))
-            raise
-        except (OSError, HarnessError) as error:
-            if not isinstance(error, DriverUnusable):
-                self.give_up(str(error))
-            raise
-
-    def give_up(self, cause: str) -> None:
-        """Note that the station is useless from now on; the first cause stays."""
-        if self.unusable is None:
-            self.unusable = cause
-
-    def close(self) -> None:
-        """Give the machine up."""
-        machine, self._machine = self._machine, None
-        self._checkpoints.clear()
-        if machine is not None:
-            machine.close()
-
-    def _prepare(self, stage: Stage, parameters: dict[str, RegistryValue]) -> Machine:
-        known = None if parameters else self._checkpoints.get(stage)
-        if known is not None:
-            self.machine.restore(known)
-            return self.machine
-        if stage is Stage.CLEAN:
-            self._clean()
-        elif stage is Stage.INSTALLED:
-            self._prepare(Stage.CLEAN, {})
-            self.machine.install_driver(_service(), self._driver().path, parameters=parameters)
-        else:
-            self._prepare(Stage.INSTALLED, parameters)
-            self._start(keep_refusal=not parameters)
-        if not parameters:
-            self._remember(stage)
-        return self.machine
-
-    def _start(self, *, keep_refusal: bool) -> None:
-        try:
-            self.machine.start_driver(_service())
-        except (DriverFault, Win32Error) as error:
-            if keep_refusal:
-                self._refusal = error
-            raise DriverUnusable(f"the driver does not start: {error}") from error
-
-    def _remember(self, stage: Stage) -> None:
-        if self._restorable:
-            try:
-                self._checkpoints[stage] = self.machine.checkpoint()
-            except UnsupportedByMachine:
-                self._restorable = False
-
-    def _clean(self) -> None:
-        """Reach the clean stage without a checkpoint."""
-        machine = self.machine
-        if machine.crash is not None:
-            self.close()
-            machine = self.machine
-        for pid in machine.running_processes():
-            machine.terminate_process(pid)
-        remove_driver(machine, _service())
-
-
-def remove_driver(machine: Machine, service: str) -> None:
-    """Stop and delete a service; a service that is not there or does not run is no error."""
-    with suppress(Win32Error):
-        machine.stop_driver(service)
-    with suppress(Win32Error):
-        machine.delete_driver(service)
-
-
 def check_unload(machine: Machine) -> None:
     """Stop the driver under test, if it runs, and hold it to have left nothing behind.
 
@@ -199,7 +67,7 @@ def check_unload(machine: Machine) -> None:
     if machine.crash is not None:
         raise MachineCrashed(machine.crash)
     try:
-        state = machine.driver_state(_service())
+        state = machine.driver_state(service_name())
     except Win32Error:
         return
     try:
@@ -211,7 +79,7 @@ def check_unload(machine: Machine) -> None:
 def _unload_and_look(machine: Machine, state: ServiceState) -> None:
     if state is ServiceState.RUNNING:
         _stop(machine)
-    if (state := machine.driver_state(_service())) is not ServiceState.STOPPED:
+    if (state := machine.driver_state(service_name())) is not ServiceState.STOPPED:
         raise UncleanUnload(f"the driver was stopped and is {state.value}: a handle or a reference to it is still open")
     try:
         machine.open_device(load_abi().text("WIN32_NAME")).close()
@@ -228,13 +96,14 @@ def _unload_and_look(machine: Machine, state: ServiceState) -> None:
 
 def _stop(machine: Machine) -> None:
     try:
-        machine.stop_driver(_service())
+        machine.stop_driver(service_name())
     except Win32Error as error:
         if error.code != ERROR_SERVICE_NOT_ACTIVE:
             raise UncleanUnload(f"the driver cannot be stopped: {error}") from error
 
 
-def _service() -> str:
+def service_name() -> str:
+    """Name of the service of the driver under test."""
     return load_abi().text("SERVICE_NAME")
 
 

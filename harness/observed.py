@@ -12,17 +12,16 @@ from harness.driver import READ_BYTES, PendingRead, ProcNotify
 from vm.machine import Account, DeviceAccess, Machine, PendingRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
     from harness.abi import Abi
-    from harness.model.observe import Observer
     from harness.notification import Notification
 
 
 class ObservedPendingRead(PendingRead):
     """A read under way whose notifications are observed when it is waited for."""
 
-    def __init__(self, request: PendingRequest, abi: Abi, feed: Callable[[Iterable[Notification]], None]) -> None:
+    def __init__(self, request: PendingRequest, abi: Abi, feed: Callable[[Sequence[Notification]], None]) -> None:
         super().__init__(request, abi)
         self._feed = feed
 
@@ -34,31 +33,31 @@ class ObservedPendingRead(PendingRead):
 
 
 class ObservedProcNotify(ProcNotify):
-    """See `ProcNotify`. Every notification read is fed to the observer, in the order of the reads."""
+    """See `ProcNotify`. Every notification read is fed to an observer, in the order of the reads."""
 
     def __init__(
         self,
         machine: Machine,
-        observer: Observer,
+        feed: Callable[[Sequence[Notification]], None],
         *,
         account: Account = Account.ADMINISTRATOR,
         access: DeviceAccess = DeviceAccess.READ | DeviceAccess.WRITE,
     ) -> None:
         super().__init__(machine, account=account, access=access)
-        self._observer = observer
+        self._feed = feed
 
     def read(self, size: int = READ_BYTES) -> list[Notification]:
         """See `ProcNotify.read`."""
         found = super().read(size)
-        self._observer.feed_all(found)
+        self._feed(found)
         return found
 
     def read_available(self, size: int = READ_BYTES) -> list[Notification]:
         """See `ProcNotify.read_available`."""
         found = super().read_available(size)
-        self._observer.feed_all(found)
+        self._feed(found)
         return found
 
     def start_read(self, size: int = READ_BYTES) -> PendingRead:
         """See `ProcNotify.start_read`."""
-        return ObservedPendingRead(super().start_read(size).request, self.abi, self._observer.feed_all)
+        return ObservedPendingRead(super().start_read(size).request, self.abi, self._feed)

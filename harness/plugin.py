@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from harness.pytest_options import Options, add_options, machine_factories, parse_options
+from harness.pytest_options import RUN_KEY, Options, add_options, parse_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -28,25 +28,28 @@ if TYPE_CHECKING:
     from harness.capture import Capture
     from harness.driver import ProcNotify
     from harness.lease import Lease
-    from harness.machines import DriverImage, Stage, Station
+    from harness.machines import DriverImage, Stage
+    from harness.pytest_run import Run
     from harness.scenario import Scenario
+    from harness.station import Station
     from vm.machine import Machine
     from vm.registry import MachineOptions
 
 _OPTIONS: Final = pytest.StashKey[Options]()
 _DESCRIPTION: Final = pytest.StashKey[list[str]]()
-_DRIVER: Final = pytest.StashKey["DriverImage"]()
+_RUN: Final = pytest.StashKey["Run"]()
 _STATION: Final = "station"
 _WORKER_KEY: Final = "ntproof"
 
 _MARKERS: Final = (
     "driver_parameters(**values): values under the driver's Parameters key when the test's machine is prepared",
+    "fresh: the test needs a machine that no other test has touched, also where that takes longer",
     "crash_expected: the test makes the machine bugcheck on purpose, so that no unload check follows it",
 )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare ``--vm``, ``--profile``, ``--driver`` and ``--toolchain``."""
+    """Declare ``--vm`` and the options beside it."""
     add_options(parser)
 
 
@@ -80,10 +83,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
-    """Say what the run tests, if it tests a driver at all."""
+    """Say what the run tests and on what, if it tests a driver at all."""
     if config.option.collectonly or not any(_uses_station(item) for item in items):
         return []
-    return _describe(config)
+    return [line for text in _run(config).header() for line in text.splitlines()]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -117,30 +120,64 @@ def pytest_runtest_makereport(
     """Put each fault on the side of its owner."""
     report = yield
     if _uses_station(item):
-        from harness.pytest_reports import place_on_owner
+        from harness.pytest_reports import add_facts, place_on_owner
 
         place_on_owner(item, call, report)
+        if call.when == "call":
+            add_facts(item)
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable(config: pytest.Config) -> Generator[None, Any, Any]:
+    """A worker's report goes to pytest-xdist's controller as UTF-8, which has no place for a lone surrogate."""
+    data = yield
+    if _RUN not in config.stash:
+        return data
+    from harness.pytest_reports import encodable
+
+    return encodable(data)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """An xdist worker hands the description of its run to the controller, which has no items of its own."""
     output: dict[str, object] | None = getattr(session.config, "workeroutput", None)
     if output is not None and any(_uses_station(item) for item in session.items):
-        output[_WORKER_KEY] = _describe(session.config)
+        output[_WORKER_KEY] = _run(session.config).description()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell an xdist worker which run it belongs to."""
+    node.workerinput[RUN_KEY] = node.config.stash[_OPTIONS].run
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take over what an xdist worker says of its run."""
-    if lines := (getattr(node, "workeroutput", None) or {}).get(_WORKER_KEY):
-        node.config.stash[_DESCRIPTION] = list(lines)
+    if texts := (getattr(node, "workeroutput", None) or {}).get(_WORKER_KEY):
+        known = node.config.stash.get(_DESCRIPTION, [])
+        node.config.stash[_DESCRIPTION] = list(dict.fromkeys([*known, *texts]))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Under xdist the controller collects nothing to report after, so the run is described at its end."""
-    for line in config.stash.get(_DESCRIPTION, ()):
-        terminalreporter.write_line(line)
+    """Say what was kept; under xdist also describe the run, since the controller collects nothing to report after."""
+    described = config.stash.get(_DESCRIPTION, [])
+    if not described and _RUN not in config.stash:
+        return
+    from harness.pytest_reports import witness_lines
+    from harness.pytest_run import closing_lines
+
+    reports = [report for some in terminalreporter.stats.values() for report in some]
+    for text in [*described, *witness_lines(reports), *closing_lines(config.stash[_OPTIONS])]:
+        for line in text.splitlines():
+            terminalreporter.write_line(line)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Give up machines that no test came to use."""
+    if (run := config.stash.get(_RUN, None)) is not None:
+        run.close()
 
 
 @pytest.fixture(scope="session")
@@ -152,19 +189,13 @@ def vm_name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def driver_image(pytestconfig: pytest.Config) -> DriverImage:
     """The image under test: the one given to ``--driver``, else built from the sources."""
-    return _driver_image(pytestconfig)
+    return _run(pytestconfig).image
 
 
 @pytest.fixture(scope="session")
 def station(vm_name: str, pytestconfig: pytest.Config) -> Iterator[Station]:
     """The machine that the test runs on, with all that is needed to prepare it."""
-    from harness.machines import Station
-    from vm.registry import MachineOptions
-
-    def create() -> Machine:
-        return machine_factories(pytestconfig)[vm_name](MachineOptions(profile=pytestconfig.stash[_OPTIONS].profile))
-
-    made = Station(vm_name, create, lambda: _driver_image(pytestconfig))
+    made = _run(pytestconfig).station(vm_name)
     yield made
     made.close()
 
@@ -175,7 +206,10 @@ def lease(request: pytest.FixtureRequest, station: Station) -> Iterator[Lease]:
     from harness.lease import Lease
     from harness.pytest_reports import LEASE
 
-    taken = request.node.stash[LEASE] = Lease(station)
+    artefacts = _run(request.config).artefacts
+    artefacts.begin(request.node.nodeid)
+    witness = request.config.stash[_OPTIONS].witness
+    taken = request.node.stash[LEASE] = Lease(station, artefacts, witness=witness)
     yield taken
     taken.give_back()
 
@@ -229,7 +263,7 @@ def run_scenario(request: pytest.FixtureRequest, lease: Lease) -> Callable[..., 
 
     # First the machine: a driver that does not build makes it useless, which is told once and not by each test.
     _prepare(request, lease, Stage.INSTALLED)
-    image = _driver_image(request.config)
+    image = _run(request.config).image
 
     def run(scenario: Scenario) -> Capture:
         __tracebackhide__ = True
@@ -247,27 +281,14 @@ def _uses_station(item: pytest.Item) -> bool:
 
 def _prepare(request: pytest.FixtureRequest, lease: Lease, stage: Stage) -> Machine:
     marker = request.node.get_closest_marker("driver_parameters")
-    return lease.prepare(stage, marker.kwargs if marker is not None else {})
+    fresh = request.node.get_closest_marker("fresh") is not None
+    return lease.prepare(stage, marker.kwargs if marker is not None else {}, fresh=fresh)
 
 
-def _driver_image(config: pytest.Config) -> DriverImage:
-    """The image under test; built once per run."""
-    from harness.machines import find_driver_image
+def _run(config: pytest.Config) -> Run:
+    """This process's part of the run, made when a test first needs it."""
+    if (run := config.stash.get(_RUN, None)) is None:
+        from harness.pytest_run import Run
 
-    options = config.stash[_OPTIONS]
-    if (known := config.stash.get(_DRIVER, None)) is None:
-        known = config.stash[_DRIVER] = find_driver_image(options.driver, options.toolchain)
-    return known
-
-
-def _describe(config: pytest.Config) -> list[str]:
-    """What the run tests, a line for each machine. A build that fails is told by the tests that need it."""
-    from harness.errors import HarnessError
-    from harness.machines import describe_run
-
-    options = config.stash[_OPTIONS]
-    try:
-        image = _driver_image(config)
-    except HarnessError:
-        return []
-    return describe_run(options.machines, options.profile, image)
+        run = config.stash[_RUN] = Run(config, config.stash[_OPTIONS])
+    return run

@@ -10,6 +10,7 @@ from typing import Any, Final
 from harness.errors import InputError
 
 FILE: Final = "pyproject.toml"
+NTPROOF: Final = "tool.ntproof"
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,31 @@ def project_table(name: str, start: Path | None = None) -> ProjectTable | None:
     file = next((place / FILE for place in (folder, *folder.parents) if (place / FILE).is_file()), None)
     if file is None:
         return None
+    full = f"{NTPROOF}.{name}"
+    found = ntproof_table(file)
+    if name not in found:
+        return None
+    if not isinstance(found[name], dict):
+        raise InputError(f"{file}: {full}: expected a table")
+    return ProjectTable(file, full, found[name])
+
+
+def ntproof_table(file: Path) -> dict[str, Any]:
+    """The table ``[tool.ntproof]`` of a pyproject.toml, unread; empty where there is none.
+
+    Raises:
+        InputError: the file cannot be read or is no TOML, or what has the table's name is no table.
+    """
     try:
         found: Any = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise InputError(f"{file}: not valid TOML: {error}") from error
-    keys = ("tool", "ntproof", name)
-    for number, key in enumerate(keys, 1):
-        if key not in found:
-            return None
-        found = found[key]
+    place = []
+    for key in NTPROOF.split("."):
+        place.append(key)
+        found = found.get(key, {})
         if not isinstance(found, dict):
-            raise InputError(f"{file}: {'.'.join(keys[:number])}: expected a table")
-    return ProjectTable(file, ".".join(keys), found)
+            raise InputError(f"{file}: {'.'.join(place)}: expected a table")
+    return dict(found)

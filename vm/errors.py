@@ -18,6 +18,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vm.machine import CrashReport
 
 
@@ -54,7 +56,15 @@ class MachineCrashed(DriverFault):
 
 
 class DriverHung(DriverFault):
-    """The driver did not return within its budget, or every thread waits for something that cannot happen."""
+    """The driver did not return within its budget, or every thread waits for something that cannot happen.
+
+    Attributes:
+        artefacts: files kept (dump, screenshot, serial log).
+    """
+
+    def __init__(self, message: str, artefacts: tuple[Path, ...] = ()) -> None:
+        super().__init__(message)
+        self.artefacts = artefacts
 
 
 class Win32Error(MachineError):

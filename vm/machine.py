@@ -237,6 +237,21 @@ class Checkpoint(Protocol):
     """An opaque whole-machine state."""
 
 
+@dataclass(frozen=True)
+class WitnessedLog:
+    """What a system itself recorded of processes in one of its logs.
+
+    Attributes:
+        name: the log.
+        records: the records as the system renders them, one Event element each, in the order of the log.
+        complete: whether none of them was lost before it could be read.
+    """
+
+    name: str
+    records: tuple[str, ...]
+    complete: bool
+
+
 @runtime_checkable
 class Machine(Protocol):
     """A Windows system, real or emulated, on which drivers are installed and processes run.
@@ -311,7 +326,14 @@ class Machine(Protocol):
     # Processes
 
     def provide_image(self, path: str, kind: ImageKind = ImageKind.NORMAL) -> None:
-        """Make an executable file exist at a DOS path, behaving as `kind` says. Replaces what was there."""
+        """Make an executable file exist at a DOS path, behaving as `kind` says.
+
+        Replaces what this put there before, and on an emulated machine whatever was there.
+
+        Raises:
+            Win32Error: ERROR_FILE_EXISTS 80 for a file of somebody else's.
+            UnsupportedByMachine: no file is known that would behave so on this machine.
+        """
 
     def launch(self, request: LaunchRequest) -> LaunchResult:
         """CreateProcess as `request` says; returns ground truth and never raises for a refused creation.
@@ -365,3 +387,14 @@ class Machine(Protocol):
 
     def close(self) -> None:
         """Give the machine up; every resource of it is released. Closing twice does nothing."""
+
+
+@runtime_checkable
+class WitnessedMachine(Protocol):
+    """A machine whose system records by itself which processes came and went, independently of any driver."""
+
+    def witness_mark(self) -> Mapping[str, int]:
+        """Where each log is now; give it to `witnessed` after a run. Raises as Machine's methods."""
+
+    def witnessed(self, mark: Mapping[str, int]) -> tuple[WitnessedLog, ...]:
+        """Every process creation and exit recorded since a mark. Raises as Machine's methods."""

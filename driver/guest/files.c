@@ -1,34 +1,45 @@
 /* Executable files that a plan has at the paths of its choice.
  *
  * A file that was there before is never replaced and never deleted, whatever a plan asks: only those that were provided
- * are. Which they are is written down in the registry, since a later run has to know as well. Its value names are
- * compared as file names are, without regard to case. */
+ * are. Which they are is written down in the registry, since a later run has to know as well: each path is a value
+ * there, named by a hash of it, as the name of a value is too short for the longest paths. */
 
 #include "agent.h"
 
 #define RECORD_KEY L"SOFTWARE\\NtproofProvided"
+#define RECORD_NAME_UNITS 17
 
 /* Paths are given to Windows in this form, which has no limit of MAX_PATH. */
 #define LONG_PREFIX L"\\\\?\\"
+#define NATIVE_PREFIX L"\\??\\"
 #define PREFIX_UNITS (ARRAYSIZE(LONG_PREFIX) - 1)
 #define PATH_UNITS (TEXT_UNITS_MAXIMUM + 1)
 #define ROOT_UNITS (PREFIX_UNITS + 3)
 
-/* Longest name of a registry value (Microsoft's page "Registry element size limits"). */
-#define RECORD_UNITS_MAXIMUM 16383u
-
 #define CHUNK_SIZE (64u * 1024)
+
+/* Offset basis and prime of the 64-bit FNV-1a hash. */
+#define HASH_BASIS 0xCBF29CE484222325u
+#define HASH_PRIME 0x100000001B3u
 
 typedef struct PATHS {
     WCHAR source[PATH_UNITS];
     WCHAR target[PATH_UNITS];
-    WCHAR full[PATH_UNITS];
+    WCHAR spare[PATH_UNITS];
     BYTE chunks[2][CHUNK_SIZE];
 } PATHS;
+
+/* ntdll; winternl.h does not declare it. */
+NTSYSAPI WCHAR NTAPI RtlUpcaseUnicodeChar(WCHAR unit);
 
 static BOOL is_separator(WCHAR unit)
 {
     return unit == L'\\' || unit == L'/';
+}
+
+static BOOL has_prefix(const TEXT *path, const WCHAR *prefix)
+{
+    return path->length > PREFIX_UNITS && memcmp(path->units, prefix, PREFIX_UNITS * sizeof(WCHAR)) == 0;
 }
 
 /* Whether it begins with a drive and its root: what is relative, on a share or a device is no place for a file here. */
@@ -39,33 +50,39 @@ static BOOL has_root(const WCHAR *path)
     return letter >= L'a' && letter <= L'z' && path[1] == L':' && is_separator(path[2]);
 }
 
-/* The file that a path means in the form of LONG_PREFIX: absolute, with the dots, blanks and slashes that Windows takes
- * away taken away. FALSE for what is no path of a file on a drive. */
-static BOOL resolve(const TEXT *path, WCHAR *target, WCHAR *full)
+/* Whether an absolute path can be a file's. A colon may name a stream of another file. */
+static BOOL is_file_path(const WCHAR *path, DWORD length)
 {
-    const WCHAR *given = path->units;
-    DWORD length;
-
-    if (path->length > PREFIX_UNITS && memcmp(given, LONG_PREFIX, PREFIX_UNITS * sizeof(WCHAR)) == 0) {
-        given += PREFIX_UNITS;
-    }
-    if (!has_root(given)) {
-        return FALSE;
-    }
-    length = GetFullPathNameW(given, PATH_UNITS - PREFIX_UNITS, full, NULL);
-    /* The name of a device, such as C:\NUL, has become another path. So may a colon name a stream of another file. */
-    if (length <= 3 || length >= PATH_UNITS - PREFIX_UNITS || length > RECORD_UNITS_MAXIMUM || !has_root(full) ||
-        is_separator(full[length - 1])) {
-        return FALSE;
-    }
     for (DWORD index = 2; index < length; index++) {
-        if (full[index] == L':') {
+        if (path[index] == L':') {
             return FALSE;
         }
     }
+    return length > 3 && !is_separator(path[length - 1]);
+}
+
+/* The file that a path means, in the form of LONG_PREFIX. A path with a prefix is taken as it is; from others the dots,
+ * blanks and slashes are taken away that Windows takes away. FALSE for what is no path of a file on a drive. */
+static BOOL resolve(const TEXT *path, WCHAR *target)
+{
+    WCHAR *full = target + PREFIX_UNITS;
+    DWORD length = path->length;
+
     memcpy(target, LONG_PREFIX, PREFIX_UNITS * sizeof(WCHAR));
-    memcpy(target + PREFIX_UNITS, full, (length + 1) * sizeof(WCHAR));
-    return TRUE;
+    if (has_prefix(path, LONG_PREFIX) || has_prefix(path, NATIVE_PREFIX)) {
+        length -= PREFIX_UNITS;
+        memcpy(full, path->units + PREFIX_UNITS, (length + 1) * sizeof(WCHAR));
+    } else {
+        if (!has_root(path->units)) {
+            return FALSE;
+        }
+        /* What names a device, such as C:\NUL, becomes a path without a drive. */
+        length = GetFullPathNameW(path->units, PATH_UNITS - PREFIX_UNITS, full, NULL);
+        if (length == 0 || length >= PATH_UNITS - PREFIX_UNITS) {
+            return FALSE;
+        }
+    }
+    return has_root(full) && full[2] == L'\\' && is_file_path(full, length);
 }
 
 static DWORD open_record(HKEY *key)
@@ -74,14 +91,53 @@ static DWORD open_record(HKEY *key)
                                   KEY_QUERY_VALUE | KEY_SET_VALUE, NULL, key, NULL);
 }
 
-static BOOL is_recorded(HKEY record, const WCHAR *target)
+/* The name under which a path is written down, which is the same for every spelling of it. */
+static void record_name(const WCHAR *path, WCHAR *name)
 {
-    return RegQueryValueExW(record, target + PREFIX_UNITS, NULL, NULL, NULL, NULL) == ERROR_SUCCESS;
+    static const WCHAR digits[] = L"0123456789abcdef";
+    ULONGLONG hash = HASH_BASIS;
+
+    for (; *path != L'\0'; path++) {
+        hash = (hash ^ RtlUpcaseUnicodeChar(*path)) * HASH_PRIME;
+    }
+    for (ULONG place = 0; place + 1 < RECORD_NAME_UNITS; place++) {
+        name[place] = digits[hash >> (60 - 4 * place) & 0xF];
+    }
+    name[RECORD_NAME_UNITS - 1] = L'\0';
 }
 
-static DWORD write_record(HKEY record, const WCHAR *target)
+static BOOL is_recorded(HKEY record, PATHS *paths)
 {
-    return (DWORD)RegSetValueExW(record, target + PREFIX_UNITS, 0, REG_NONE, NULL, 0);
+    WCHAR name[RECORD_NAME_UNITS];
+    DWORD type = REG_NONE;
+    DWORD size = sizeof(paths->spare);
+
+    record_name(paths->target, name);
+    return RegQueryValueExW(record, name, NULL, &type, (BYTE *)paths->spare, &size) == ERROR_SUCCESS &&
+           type == REG_SZ && size >= sizeof(WCHAR) &&
+           CompareStringOrdinal(paths->spare, (int)(size / sizeof(WCHAR) - 1), paths->target, -1, TRUE) == CSTR_EQUAL;
+}
+
+static DWORD write_record(HKEY record, const PATHS *paths)
+{
+    WCHAR name[RECORD_NAME_UNITS];
+    DWORD units = 0;
+
+    while (paths->target[units] != L'\0') {
+        units++;
+    }
+    record_name(paths->target, name);
+    return (DWORD)RegSetValueExW(record, name, 0, REG_SZ, (const BYTE *)paths->target, (units + 1) * sizeof(WCHAR));
+}
+
+static void forget_record(HKEY record, PATHS *paths)
+{
+    WCHAR name[RECORD_NAME_UNITS];
+
+    record_name(paths->target, name);
+    if (is_recorded(record, paths)) {
+        RegDeleteValueW(record, name);
+    }
 }
 
 static HANDLE open_for_reading(const WCHAR *path)
@@ -147,25 +203,25 @@ static DWORD make_folders(WCHAR *path)
     return ERROR_SUCCESS;
 }
 
-/* Copies where nothing is yet. It is written down before it is done: a file that nobody knows of could never be replaced
- * or removed again. */
+/* Copies where nothing is yet. It is written down before it is done: a file that nobody knows of could never be
+ * replaced or removed again. */
 static DWORD copy_new(PATHS *paths, HKEY record)
 {
     DWORD error = make_folders(paths->target);
 
     if (error == ERROR_SUCCESS) {
-        error = write_record(record, paths->target);
+        error = write_record(record, paths);
     }
     if (error == ERROR_SUCCESS && !CopyFileW(paths->source, paths->target, TRUE)) {
         error = GetLastError();
-        RegDeleteValueW(record, paths->target + PREFIX_UNITS);
+        forget_record(record, paths);
     }
     return error;
 }
 
 static DWORD provide(PATHS *paths, HKEY record)
 {
-    BOOL known = is_recorded(record, paths->target);
+    BOOL known = is_recorded(record, paths);
     BOOL equal = FALSE;
     DWORD attributes;
     DWORD error;
@@ -197,8 +253,8 @@ static DWORD remove_file(PATHS *paths, HKEY record)
 
     if (GetFileAttributesW(paths->target) == INVALID_FILE_ATTRIBUTES) {
         error = GetLastError();
-    } else if (!is_recorded(record, paths->target)) {
-        return ERROR_NOT_FOUND;
+    } else if (!is_recorded(record, paths)) {
+        return ERROR_ACCESS_DENIED;
     } else if (!DeleteFileW(paths->target)) {
         error = GetLastError();
     }
@@ -206,7 +262,7 @@ static DWORD remove_file(PATHS *paths, HKEY record)
         error = ERROR_SUCCESS;
     }
     if (error == ERROR_SUCCESS) {
-        RegDeleteValueW(record, paths->target + PREFIX_UNITS);
+        forget_record(record, paths);
     }
     return error;
 }
@@ -221,7 +277,7 @@ static const char *run(ANSWER *answer, const TEXT *source, const TEXT *path)
     if (paths == NULL) {
         return "no-memory";
     }
-    if ((source == NULL || resolve(source, paths->source, paths->full)) && resolve(path, paths->target, paths->full)) {
+    if ((source == NULL || resolve(source, paths->source)) && resolve(path, paths->target)) {
         error = open_record(&record);
     }
     if (error == ERROR_SUCCESS) {

@@ -1,4 +1,5 @@
-/* ntguest.exe: runs a plan of operations on processes, devices, services and files and answers each with what the system said.
+/* ntguest.exe: runs a plan of operations on processes, devices, services and files, and answers each with what the
+ * system said.
  *
  *     ntguest.exe              the plan comes on standard input
  *     ntguest.exe --plan FILE  the plan is a file

@@ -28,8 +28,8 @@ struct SERVICE_CALL {
 /* A call with copies of the texts, of which `path` and `value` may be NULL; NULL when there is no memory. */
 SERVICE_CALL *service_call_new(SERVICE_WORK *work, const TEXT *service, const TEXT *path, const TEXT *value);
 
-/* Makes the call and waits for its end, at most `deadline` milliseconds. FALSE when it has not ended: it is then left to
- * itself with its thread and its memory, and must not be touched again. */
+/* Makes the call and waits for its end, at most `deadline` milliseconds. FALSE when it has not ended: it is then left
+ * to itself with its thread and its memory, and must not be touched again. */
 BOOL service_call_run(SERVICE_CALL *call, DWORD deadline);
 
 void service_call_free(SERVICE_CALL *call);

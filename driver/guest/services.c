@@ -1,15 +1,13 @@
 /* Driver services and their parameters.
  *
- * StartServiceW returns when the driver's entry point has, ControlService when its unload routine has (Microsoft's pages
- * on both), and while one of them hangs the service control manager may keep every other call waiting. Nothing can call
- * them back. So each call gets a deadline; what is not done then is answered as "stuck" and left to itself, and the
- * program reads on. A driver whose call is stuck can only be got rid of with the machine. */
+ * StartServiceW returns when the driver's entry point has, ControlService when its unload routine has (Microsoft's
+ * pages on both), and while one of them hangs the service control manager may keep every other call waiting. Nothing
+ * can call them back. So each call gets a deadline, the longest there is unless the request says otherwise, since
+ * whoever sends it knows better how long a driver may take. What is not done then is answered as "stuck" and left to
+ * itself, and the program reads on. A driver whose call is stuck can only be got rid of with the machine. */
 
 #include "agent.h"
 #include "service_calls.h"
-
-/* A driver may take its time to start; whoever sends the request has a deadline of its own as well. */
-#define SERVICE_DEADLINE_DEFAULT 60000u
 
 /* Largest value of a parameter, in bytes. */
 #define PARAMETER_SIZE_MAXIMUM (1u << 20)
@@ -49,7 +47,7 @@ static const char *run(SERVICE_CALL *call, ULONG deadline, BOOL with_state, ANSW
 static const char *run_named(REQUEST *request, ANSWER *answer, SERVICE_WORK *work, BOOL with_state)
 {
     TEXT service = given_text(request, "service");
-    ULONG deadline = (ULONG)request_number(request, "deadline_ms", DEADLINE_MAXIMUM, SERVICE_DEADLINE_DEFAULT);
+    ULONG deadline = (ULONG)request_number(request, "deadline_ms", DEADLINE_MAXIMUM, DEADLINE_MAXIMUM);
 
     return request_complete(request) ? run(service_call_new(work, &service, NULL, NULL), deadline, with_state, answer)
                                      : NULL;
@@ -81,7 +79,7 @@ const char *service_create(REQUEST *request, ANSWER *answer)
 {
     TEXT service = given_text(request, "service");
     TEXT image = given_text(request, "image");
-    ULONG deadline = (ULONG)request_number(request, "deadline_ms", DEADLINE_MAXIMUM, SERVICE_DEADLINE_DEFAULT);
+    ULONG deadline = (ULONG)request_number(request, "deadline_ms", DEADLINE_MAXIMUM, DEADLINE_MAXIMUM);
 
     return request_complete(request) ? run(service_call_new(create, &service, &image, NULL), deadline, FALSE, answer)
                                      : NULL;
@@ -200,7 +198,7 @@ const char *service_set_parameter(REQUEST *request, ANSWER *answer)
 {
     TEXT service = given_text(request, "service");
     TEXT value = given_text(request, "value");
-    ULONG deadline = (ULONG)request_number(request, "deadline_ms", DEADLINE_MAXIMUM, SERVICE_DEADLINE_DEFAULT);
+    ULONG deadline = (ULONG)request_number(request, "deadline_ms", DEADLINE_MAXIMUM, DEADLINE_MAXIMUM);
     DWORD type = REG_NONE;
     DWORD size = 0;
     BYTE *data = given_value(request, &type, &size);

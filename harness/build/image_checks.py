@@ -200,7 +200,15 @@ def _check_security_cookie(image: pe.Image) -> Iterable[Finding]:
 
 
 def _check_imports(image: pe.Image, windows_build: int) -> Iterable[Finding]:
-    for imported in image.imports():
+    imports = image.imports()
+    for module in dict.fromkeys(one.module for one in imports if one.module.lower() not in JUDGED_MODULES):
+        yield Finding(
+            "imports",
+            Severity.NOTE,
+            f"what {module} exports is in no list here, so imports from it are not judged",
+            f"make sure that Windows build {windows_build} has the module and its functions",
+        )
+    for imported in imports:
         if imported.module.lower() not in JUDGED_MODULES:
             continue
         if imported.name.startswith("#"):

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from harness.driver_file import check_driver_file
 from vm.machine import Machine
 
+if TYPE_CHECKING:
+    from vm.registry import MachineOptions
+    from vm.verifier import VerifierSettings
+
 DRIVER: Final = "procnotify"
+OCCASION: Final = "ntproof"
+"""Names the folder of artefacts, where pytest has the test's name."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare ``--vm``, ``--profile``, ``--driver`` and ``--json``."""
-    parser.add_argument("--vm", default="emulated", metavar="NAME", help="machine to run on (default: %(default)s)")
+    """Declare ``--vm``, ``--profile``, ``--driver``, ``--json`` and what Windows machines take."""
+    parser.add_argument(
+        "--vm",
+        default="emulated",
+        metavar="NAME",
+        help="machine to run on: emulated, or an image or its profile as 'ntproof image list' shows "
+        "(default: %(default)s)",
+    )
     parser.add_argument(
         "--profile",
         choices=("documented", "observed"),
@@ -25,14 +38,91 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--driver", type=Path, metavar="FILE", help="signed .sys to test (default: built from driver/)")
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
+    configure_windows(parser)
+
+
+def configure_windows(parser: argparse.ArgumentParser) -> None:
+    """Declare what Windows machines take."""
+    add_connect(parser)
+    parser.add_argument(
+        "--verifier",
+        metavar="NAMES",
+        help="Driver Verifier's options for the driver, separated by commas, such as "
+        "standard,low-resources=0.05,pool-tag=Tag1,seed=7 (default: verifier of [tool.ntproof], else none)",
+    )
+    parser.add_argument(
+        "--artefacts",
+        type=Path,
+        metavar="DIR",
+        help="folder for what a Windows machine keeps of a crash or hang (default: artefacts of [tool.ntproof] in "
+        "pyproject.toml, else a folder of its own below build/artefacts)",
+    )
+
+
+def _verifier(text: str | None) -> VerifierSettings | None:
+    from vm.verifier import parse_verifier
+
+    return None if text is None else parse_verifier(text)
+
+
+def add_connect(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--connect``."""
+    parser.add_argument(
+        "--connect",
+        metavar="URI",
+        help="libvirt URI of the hypervisor of Windows machines (default: connect of [tool.ntproof] in pyproject.toml, "
+        "else LIBVIRT_DEFAULT_URI, else qemu:///session)",
+    )
+
+
+def connect_uri(arguments: argparse.Namespace) -> str | None:
+    """The URI that the options or the project name; None for libvirt's own default.
+
+    Raises:
+        InputError, MachineConfigurationError: the project's pyproject.toml is wrong.
+    """
+    from harness.settings import read_project
+
+    given: str | None = arguments.connect
+    return given if given is not None else read_project(Path()).settings.connect
+
+
+def machine_options(arguments: argparse.Namespace, worker: str = "main") -> MachineOptions:
+    """How the machine is to be made.
+
+    Args:
+        arguments: with what `configure` declared.
+        worker: name of the worker that the machine is for.
+
+    Raises:
+        InputError, MachineConfigurationError: the project's pyproject.toml is wrong.
+    """
+    from harness.artefacts import default_folder
+    from harness.machine_options import guest_programs
+    from harness.pytest_options import run_name
+    from harness.settings import read_project
+    from vm.registry import MachineOptions
+
+    project = read_project(Path())
+    return MachineOptions(
+        profile=arguments.profile,
+        connect=arguments.connect if arguments.connect is not None else project.settings.connect,
+        worker=worker,
+        slots=project.settings.slots,
+        artefacts=arguments.artefacts or project.artefacts or default_folder(run_name()),
+        occasion=lambda: OCCASION,
+        verifier=_verifier(arguments.verifier if arguments.verifier is not None else project.settings.verifier),
+        tools=guest_programs,
+        progress=lambda line: print(line, file=sys.stderr, flush=True),
+    )
 
 
 @contextmanager
 def open_machine(arguments: argparse.Namespace) -> Iterator[Machine]:
     """The machine that the options name; it is closed at the end."""
-    from vm.registry import MachineOptions, create_machine
+    from vm.registry import create_machine
 
-    machine = create_machine(arguments.vm, MachineOptions(profile=arguments.profile))
+    machine = create_machine(arguments.vm, machine_options(arguments))
     try:
         yield machine
     finally:

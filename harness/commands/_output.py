@@ -1,4 +1,4 @@
-"""How commands print verdicts: as JSON for scripts, in colour on a terminal, as plain lines elsewhere."""
+"""How commands print: as JSON for scripts, in colour and tables on a terminal, as plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -43,3 +43,26 @@ def _print(line: str) -> None:
     if line.startswith(("    why:", "  tolerated")):
         style = "dim"
     Console(highlight=False, soft_wrap=True).print(Text(line, style=style))
+
+
+def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows: as a table on a terminal, else a line each with the headings left out."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            print("  ".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console(highlight=False).print(table)
+
+
+def megabytes(count: int) -> str:
+    """Bytes in words for people, in decimal units."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Final
 
-from harness.doctor import EMULATED, WDK, WINDOWS, Host, Need, ThisComputer, examine, usable
+from harness.commands import _machine
+from harness.doctor import EMULATED, WDK, WINDOWS, Host, Need, ThisComputer, examine, examine_kits, usable
+from harness.doctor_windows import examine_windows
 from harness.exit_codes import ExitCode
+from vm.windows.hypervisor.uri import chosen_uri
 
 _TITLES: Final = {
     EMULATED: "emulated machine",
@@ -22,16 +26,18 @@ _TITLES: Final = {
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    _machine.add_connect(parser)
 
 
 def run(arguments: argparse.Namespace) -> ExitCode:
     """Examine this computer. Only the emulated machine must be usable; Windows machines are optional."""
-    return report(ThisComputer(), as_json=arguments.json)
+    uri = chosen_uri(_machine.connect_uri(arguments), os.environ)
+    return report(ThisComputer(), uri, as_json=arguments.json)
 
 
-def report(host: Host, *, as_json: bool) -> ExitCode:
-    """Examine a computer, print what was found and return what the command ends with."""
-    needs = examine(host)
+def report(host: Host, uri: str, *, as_json: bool) -> ExitCode:
+    """Examine a computer and a hypervisor, print what was found and return what the command ends with."""
+    needs = [*examine(host), *examine_windows(host, uri), *examine_kits(host)]
     if as_json:
         verdict = {kind: usable(kind, needs) for kind in _TITLES}
         print(json.dumps({"usable": verdict, "needs": [asdict(need) for need in needs]}, indent=2))

@@ -6,21 +6,22 @@ import argparse
 import json
 import os
 import sys
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from harness.errors import ConfigurationError, InputError
+from harness.commands import _machine, _output
+from harness.errors import ConfigurationError
 from harness.exit_codes import ExitCode
+from harness.settings import read_project
 from vm.errors import MachineConfigurationError
+from vm.windows.hypervisor.uri import chosen_uri
 from vm.windows.profiles.registry import Profiles, shipped
 
 if TYPE_CHECKING:
     from vm.windows.images.store import ImageStore
 
-DEFAULT_URI: Final = "qemu:///session"
-_PYPROJECT: Final = Path("pyproject.toml")
+_HERE: Final = Path()
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--openssh", type=Path, metavar="FILE", help="OpenSSH server (.msi), for a guest without internet"
     )
     build.add_argument("--name", help="name of the image (default: the profile's name)")
-    build.add_argument("--connect", default=DEFAULT_URI, metavar="URI", help="hypervisor (default: %(default)s)")
+    _machine.add_connect(build)
     build.add_argument("--watch", action="store_true", help="keep a picture of the screen beside the build's log")
     _add_profiles(build)
     listing = add("list", "list images and unfinished builds", _list)
@@ -70,23 +71,19 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     return action(arguments)
 
 
-def known_profiles(folder: Path | None, pyproject: Path = _PYPROJECT) -> Profiles:
+def known_profiles(folder: Path | None, project: Path = _HERE) -> Profiles:
     """The shipped profiles, those of ``[tool.ntproof.profiles]``, and those of a folder.
+
+    Args:
+        folder: TOML files, None for none.
+        project: the folder whose pyproject.toml counts.
 
     Raises:
         InputError: the pyproject.toml is malformed.
         MachineConfigurationError: a profile is wrong.
     """
-    found = shipped()
-    if pyproject.is_file():
-        try:
-            project = tomllib.loads(pyproject.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{pyproject}: {error}") from error
-        table = project.get("tool", {}).get("ntproof", {}).get("profiles", {})
-        if not isinstance(table, dict):
-            raise InputError(f"{pyproject}: tool.ntproof.profiles: expected a table of profiles by name")
-        found = found.with_table(table, str(pyproject))
+    read = read_project(project)
+    found = shipped().with_table(read.profiles, str(read.path))
     return found if folder is None else found.with_folder(folder)
 
 
@@ -108,7 +105,7 @@ def _build(arguments: argparse.Namespace) -> ExitCode:
     )
     if not arguments.iso.is_file():
         raise ConfigurationError(f"--iso {arguments.iso}: no such file; name a Windows ISO")
-    host = open_host(arguments.connect)
+    host = open_host(chosen_uri(_machine.connect_uri(arguments), os.environ))
     build = ImageBuild(request, _store(), host, listener=PrintedProgress(sys.stdout), probe=FirstStart(host))
     print(f"building {request.name} in {build.folder}", flush=True)
     image = build.run()
@@ -131,8 +128,11 @@ def _list(arguments: argparse.Namespace) -> ExitCode:
         return ExitCode.PASSED
     if not rows:
         print(f"no images in {images.root}; make one with: ntproof image build PROFILE --iso FILE")
-    for row in rows:
-        print("  ".join(str(value) for value in row.values()))
+        return ExitCode.PASSED
+    columns = ("name", "state", "profile", "build", "created", "size")
+    _output.print_table(
+        f"images in {images.root}", columns, [[str(row[key]) for key in columns if key in row] for row in rows]
+    )
     return ExitCode.PASSED
 
 

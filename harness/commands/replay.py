@@ -33,9 +33,12 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     if missing or not histories:
         raise InputError(f"{path}: no history {', '.join(sorted(missing)) or 'at all'}; look at its 'id' keys")
     image = _machine.driver_image(arguments)
-    verdicts = []
-    for history in histories:
-        with _machine.open_machine(arguments) as machine:
+    verdicts: list[Verdict] = []
+    with _machine.open_machine(arguments) as machine:
+        for history in histories:
+            if verdicts:
+                # No history starts where another ended.
+                machine.reset()
             verdicts.append(replay_on(machine, history, image))
     return _output.print_verdicts(verdicts, as_json=arguments.json)
 

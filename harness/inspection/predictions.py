@@ -175,7 +175,7 @@ def _policies(evidence: Evidence) -> Iterator[Prediction]:
 
 def _imports(evidence: Evidence) -> Iterator[Prediction]:
     for finding in evidence.findings:
-        if finding.check != "imports":
+        if finding.check != "imports" or finding.severity is Severity.NOTE:
             continue
         ordinal = "by ordinal" in finding.message
         sure = finding.severity is Severity.ERROR and not ordinal

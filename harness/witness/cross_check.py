@@ -23,7 +23,7 @@ _AGREE: Final = f"{SPEC} section 8: both witnesses of the same creations name th
 _SEEN: Final = f"{SPEC} section 1: every process is told to the registered routines, and to the kernel's audit"
 _STATUS: Final = f"{SPEC} section 3: the exit carries the status with which the process ended"
 
-TOLERATED_PERCENT: Final = "a command line that an exporter changed (doubled %, what XML cannot carry)"
+TOLERATED_PERCENT: Final = "a text that an exporter changed (doubled %, what XML cannot carry)"
 TOLERATED_CREATOR: Final = "a witness that names the creating process as the parent of a re-parented launch"
 TOLERATED_DENIED: Final = "a denied creation that the witness does not mention"
 TOLERATED_GAP: Final = "an event that falls into a gap which the driver reported"
@@ -31,11 +31,15 @@ TOLERATED_MINIMAL: Final = "a process without an image file, of which no routine
 TOLERATED_SUBSYSTEM: Final = "a subsystem process that the witness does not mention"
 
 
-def cross_check(driver: Iterable[CaptureItem], witness: WitnessLog, subject: str = "") -> Verdict:
+def cross_check(
+    driver: Iterable[CaptureItem], witness: WitnessLog, subject: str = "", *, launches_known: bool = True
+) -> Verdict:
     """Compare a driver's capture with a witness's log of the same machine.
 
     Args:
         driver: the items of a capture, or its notifications alone. Ground truth tells which launches were re-parented.
+        launches_known: whether the items tell of every launch. Where they do not, a launch that the driver itself
+            reports as re-parented is believed to be so.
         witness: the log. Where it is not complete, what one side alone saw is counted and not held against anybody.
         subject: what is judged, for the heading.
 
@@ -43,10 +47,12 @@ def cross_check(driver: Iterable[CaptureItem], witness: WitnessLog, subject: str
         MISSING_* is an event that the witness saw and the driver did not report, UNEXPECTED_* the reverse.
     """
     notifications: list[Create | Exit | Gap] = []
-    reparented = set()
+    reparented: set[tuple[int | None, int, int | None]] = set()
     for item in driver:
         if isinstance(item, (Create, Exit, Gap)):
             notifications.append(item)
+            if isinstance(item, Create) and not launches_known and item.parent_pid != item.creator_pid:
+                reparented.add((item.pid, item.parent_pid, item.creator_pid))
         elif isinstance(item, Launched) and item.result.parent_pid != item.result.creator_pid:
             reparented.add((item.result.pid, item.result.parent_pid, item.result.creator_pid))
     return _CrossCheck(notifications, witness, reparented).run(subject)
@@ -75,7 +81,7 @@ class _CrossCheck:
         self,
         notifications: Sequence[Create | Exit | Gap],
         witness: WitnessLog,
-        reparented: AbstractSet[tuple[int | None, int, int]],
+        reparented: AbstractSet[tuple[int | None, int, int | None]],
     ) -> None:
         self._witness = witness
         self._reparented = reparented
@@ -135,13 +141,19 @@ class _CrossCheck:
             self._one_sided["seen by the driver alone"] += 1
             if not self._witness.complete or not self._driver_side.is_common(at):
                 continue
-            denied = life.create is not None and (life.create.status or 0) & 0x80000000
+            denied = self._was_denied(life)
             if denied or (life.create is not None and life.create.is_subsystem_process):
                 self._findings.tolerated[TOLERATED_DENIED if denied else TOLERATED_SUBSYSTEM] += 1
                 continue
             name = "creation" if kind is Kind.UNEXPECTED_CREATE else "exit"
             seen = f"a {name} that the driver alone reports".replace("a exit", "an exit")
             self._report(kind, f"no {name}: {self._witness.origin.value} has none", seen, life, event.sequence, _SEEN)
+
+    def _was_denied(self, life: Life) -> bool:
+        """Whether the creation was denied; where the driver lost its create in a gap, the exit has that status."""
+        if life.create is not None:
+            return bool((life.create.status or 0) & 0x80000000)
+        return bool(self._gaps and life.exit is not None and (life.exit.status or 0) & 0x80000000)
 
     def _witness_alone(self, life: Life, create: Create | None, exit_: Exit | None) -> None:
         """Hold events against the driver that did not report them."""
@@ -174,7 +186,10 @@ class _CrossCheck:
         return False
 
     def _compare(self, mine: Life, theirs: Life) -> None:
-        if compare_images(mine.image, theirs.image) is Agreement.DIFFERENT:
+        images = compare_images(mine.image, theirs.image)
+        if images is Agreement.QUIRK:
+            self._findings.tolerated[TOLERATED_PERCENT] += 1
+        if images is Agreement.DIFFERENT:
             self._differs(Kind.IMAGE_NAME, show_text(theirs.image), show_text(mine.image), mine)
         elif (
             mine.exit is not None

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import codecs
 import datetime
+import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn, cast
@@ -51,12 +52,29 @@ def read_event_xml(path: Path) -> Iterator[WitnessedEvent]:
     Raises:
         InputError: the file cannot be read, is no XML, or a process event in it is malformed.
     """
+    return _events(_pieces(path), str(path))
+
+
+def read_event_texts(texts: Iterable[str], source: str) -> Iterator[WitnessedEvent]:
+    """The process events among rendered records, one at a time.
+
+    Args:
+        texts: one Event element each.
+        source: where they are from, for messages.
+
+    Raises:
+        InputError: one is no XML, or a process event that is malformed.
+    """
+    return _events(texts, source)
+
+
+def _events(texts: Iterable[str], source: str) -> Iterator[WitnessedEvent]:
     parser: ElementTree.XMLPullParser[ElementTree.Element] = ElementTree.XMLPullParser(("start", "end"))
     root: ElementTree.Element | None = None
     number = 0
     waiting = 0
     try:
-        for text in ("<ntproof>", *_pieces(path), "</ntproof>"):
+        for text in itertools.chain(("<ntproof>",), texts, ("</ntproof>",)):
             parser.feed(text)
             waiting += len(text)
             events = cast("Iterator[tuple[str, ElementTree.Element]]", parser.read_events())
@@ -66,16 +84,16 @@ def read_event_xml(path: Path) -> Iterator[WitnessedEvent]:
                 elif kind == "end" and element.tag == f"{_NAMESPACE}Event":
                     number += 1
                     waiting = 0
-                    found = _Reader(element, f"{path}: event {number}").read()
+                    found = _Reader(element, f"{source}: event {number}").read()
                     if found is not None:
                         yield found
                     element.clear()
                     root.clear()
             if waiting > _LONGEST_EVENT:
-                raise InputError(f"{path}: event {number + 1} does not end within {_LONGEST_EVENT} characters")
+                raise InputError(f"{source}: event {number + 1} does not end within {_LONGEST_EVENT} characters")
         parser.close()
     except ElementTree.ParseError as error:
-        raise InputError(f"{path}: not the XML of an event log, after event {number}: {error}") from error
+        raise InputError(f"{source}: not the XML of an event log, after event {number}: {error}") from error
 
 
 def _pieces(path: Path) -> Iterator[str]:

@@ -112,7 +112,14 @@ def affinity(left: Life, right: Life) -> int:
             same += weight
         elif agreement is Agreement.DIFFERENT:
             other += weight
+    # A denied creation may be missing on one side, and its pid is the next one's: what differs is another process.
+    if other and (_was_denied(left) or _was_denied(right)):
+        return 0
     return 0 if other > same else _PAIRED + points + same
+
+
+def _was_denied(life: Life) -> bool:
+    return life.create is not None and bool((life.create.status or 0) & 0x80000000)
 
 
 def _by_pid(lives: Iterable[Life]) -> dict[int, list[Life]]:

@@ -90,6 +90,8 @@ def parse_image(name: str) -> ImagePath | None:
 def compare_images(first: str | None, second: str | None) -> Agreement:
     """Whether two image names may mean the same file.
 
+    QUIRK: the second is from XML, which could not carry a character of the first.
+
     A short name (``PROGRA~1``) on one side alone gives UNKNOWN: only the volume knows what it stands for.
     """
     if first is None or second is None:
@@ -99,6 +101,10 @@ def compare_images(first: str | None, second: str | None) -> Agreement:
         return Agreement.SAME if upper_case(first) == upper_case(second) else Agreement.DIFFERENT
     if _same_file(left, right):
         return Agreement.SAME
+    if left.kind is right.kind and left.volume != right.volume:
+        return Agreement.DIFFERENT
+    if _may_stand_for(right.path, left.path):
+        return Agreement.QUIRK
     if bool(_SHORT_NAME.search(left.path)) != bool(_SHORT_NAME.search(right.path)):
         return Agreement.UNKNOWN
     return Agreement.DIFFERENT

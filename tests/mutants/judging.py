@@ -28,7 +28,9 @@ PRELOADED: Final = (
     "harness.plugin",
     "harness.driver",
     "harness.machines",
+    "harness.station",
     "harness.pytest_reports",
+    "harness.pytest_run",
     "harness.runner",
     "harness.build.pe",
     "vm.registry",
@@ -80,7 +82,8 @@ def run_suite(driver: Path, tests: Iterable[str], scratch: Path, *options: str) 
     arguments = ["-p", "no:cacheprovider", "-p", "harness.plugin", "-q", "-ra", "--tb=short", f"--junit-xml={report}"]
     # What was imported before pytest began cannot be rewritten, and need not be: it holds no test.
     arguments += ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
-    arguments += ["--vm=emulated", f"--driver={driver}", f"--basetemp={scratch / 'temporary'}", *options]
+    arguments += ["--vm=emulated", f"--driver={driver}", f"--basetemp={scratch / 'temporary'}"]
+    arguments += [f"--artefacts={scratch / 'artefacts'}", *options]
     arguments += [f"{SUITE}/{test}" for test in wanted] or [SUITE]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, *PRELOADED])

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 
 from tests.standin.windows import ERROR_SHUTDOWN_IN_PROGRESS, Refused, sha256
 from vm import win32
-from vm.windows.remoting import module
+from vm.windows.remoting import module_files
 
 DUMP_FILE, MINIDUMPS = r"C:\Windows\MEMORY.DMP", r"C:\Windows\Minidump"
 END_OF_INPUT = object()
@@ -46,7 +46,7 @@ def command(name):
 
 @command("Get-NtproofGuestInfo")
 def guest_info(windows, context):
-    files = [windows.files.get(rf"{module.FOLDER}\{name}") for name in module.FILES]
+    files = [windows.files.get(rf"{module_files.FOLDER}\{name}") for name in module_files.FILES]
     yield {
         "SchemaVersion": context.schema.version,
         "ModuleSha256": sha256(b"".join(file.content for file in files)),
@@ -59,18 +59,19 @@ def guest_info(windows, context):
 
 @command("Get-NtproofMachineFact")
 def machine_fact(windows, context):
+    identity = windows.identity
     yield {
-        "ComputerName": "STANDIN",
-        "Caption": "Stand-in",
-        "Edition": "StandIn",
+        "ComputerName": identity.computer_name,
+        "Caption": identity.caption,
+        "Edition": identity.edition,
         "DisplayVersion": "0",
-        "Build": 1,
-        "Revision": 0,
+        "Build": windows.system.build,
+        "Revision": identity.revision,
         "Architecture": "AMD64",
         "CodeIntegrity": True,
         "TestSigning": windows.test_signing,
         "KernelDebugger": False,
-        "SecureBoot": None,
+        "SecureBoot": identity.secure_boot,
         "MemoryIntegrity": False,
         "CodeIntegrityOptions": 0x3 if windows.test_signing else 0x1,
         "VerifierFlags": windows.verifier_flags,
@@ -78,68 +79,6 @@ def machine_fact(windows, context):
         "SysmonRunning": "Sysmon" in windows.logs,
         "BootId": windows.boot_id,
     }
-
-
-@command("New-NtproofDriverService")
-def new_service(windows, context, Name, ImagePath):
-    windows.create_service(Name, ImagePath)
-    return ()
-
-
-@command("Start-NtproofDriverService")
-def start_service(windows, context, Name):
-    windows.start_service(Name)
-    return ()
-
-
-@command("Stop-NtproofDriverService")
-def stop_service(windows, context, Name):
-    service = windows.stop_service(Name)
-    yield {"State": service.state, "Win32ExitCode": service.exit_code}
-
-
-@command("Remove-NtproofDriverService")
-def remove_service(windows, context, Name):
-    windows.delete_service(Name)
-    return ()
-
-
-@command("Get-NtproofDriverService")
-def get_service(windows, context, Name):
-    service = windows.service(Name)
-    yield {
-        "State": service.state,
-        "Win32ExitCode": service.exit_code,
-        "ServiceType": 1,
-        "StartType": 3,
-        "ImagePath": "\\??\\" + service.image,
-    }
-
-
-@command("Set-NtproofServiceParameter")
-def set_parameter(windows, context, Name, ValueName, Number=None, Text=None, Data=None):
-    given = [value for value in (Number, Text, Data) if value is not None]
-    if len(given) != 1:
-        raise Refused(win32.ERROR_INVALID_PARAMETER, "RegSetValueExW")
-    windows.service(Name).parameters[ValueName] = given[0]
-    return ()
-
-
-@command("Get-NtproofServiceParameter")
-def get_parameters(windows, context, Name):
-    for key, value in windows.service(Name).parameters.items():
-        yield {
-            "ValueName": key,
-            "Number": value if isinstance(value, int) else None,
-            "Text": value if isinstance(value, str) else None,
-            "Data": value if isinstance(value, bytes) else None,
-        }
-
-
-@command("Clear-NtproofServiceParameter")
-def clear_parameters(windows, context, Name):
-    windows.service(Name).parameters.clear()
-    return ()
 
 
 @command("Install-NtproofCertificate")

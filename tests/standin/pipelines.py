@@ -26,7 +26,7 @@ from psrpcore.types import (
 
 from tests.standin.commands import COMMANDS, Failure, file_hash
 from tests.standin.windows import Refused
-from vm.windows.remoting import module
+from vm.windows.remoting import module_files
 from vm.windows.remoting.schema import ValueType
 
 PSRP_TYPES = {
@@ -290,8 +290,8 @@ def set_execution_policy(pool, ExecutionPolicy, Scope, Force):
 
 
 def import_module(pool, Name):
-    names = [pool.windows.files.get(rf"{module.FOLDER}\{name}") for name in module.FILES]
-    if Name.lower() != rf"{module.FOLDER}\{module.FILES[0]}".lower() or None in names:
+    names = [pool.windows.files.get(rf"{module_files.FOLDER}\{name}") for name in module_files.FILES]
+    if Name.lower() != rf"{module_files.FOLDER}\{module_files.FILES[0]}".lower() or None in names:
         raise PowerShellError(
             f"The specified module '{Name}' was not loaded because no valid module file was found",
             "Modules_ModuleNotFound,Microsoft.PowerShell.Commands.ImportModuleCommand",

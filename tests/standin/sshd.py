@@ -1,4 +1,4 @@
-"""An SSH server with SFTP over the files of a SmallWindows. Real clients talk to it over real sockets."""
+"""An SSH server on a SmallWindows: SFTP over its files, and ntguest.exe. Real clients talk to it over real sockets."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import paramiko
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from tests.standin.windows import ADMINISTRATOR, Refused
+from tests.standin.windows import ADMINISTRATOR, NTGUEST, STANDARD_USER, Refused
+from vm.machine import Account
 
+CHUNK = 1 << 16
 ERRNO = {2: errno.ENOENT, 3: errno.ENOENT, 5: errno.EACCES}
 
 
@@ -29,12 +31,15 @@ class StandInSsh:
     """The server. A context manager.
 
     `drop_after` cuts the connection once that many bytes were written; `corrupt` changes the first byte of each file;
-    `stalled` takes data no longer and answers nothing.
+    `stalled` takes data no longer and answers nothing. `commands` are the programs that were started.
     """
 
-    def __init__(self, windows, *, password, host_key=None):
+    def __init__(self, windows, *, password, user_password=None, host_key=None, port=0):
         self.windows = windows
-        self.password = password
+        self.accounts = {ADMINISTRATOR: (password, Account.ADMINISTRATOR)}
+        if user_password is not None:
+            self.accounts[STANDARD_USER] = (user_password, Account.STANDARD_USER)
+        self.commands = []
         self.key = host_key or make_host_key()
         self.drop_after = None
         self.corrupt = False
@@ -42,7 +47,7 @@ class StandInSsh:
         self.closing = threading.Event()
         self.written = 0
         self.logins = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port = self._listener.getsockname()[1]
         self._transports = []
         self._thread = threading.Thread(target=self._accept, daemon=True)
@@ -69,13 +74,15 @@ class StandInSsh:
         self.cut()
 
     def cut(self):
-        for transport in self._transports:
+        transports, self._transports = self._transports, []
+        for transport in transports:
             transport.close()
 
     def _accept(self):
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = self._listener.accept()
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 transport = paramiko.Transport(connection)
                 self._transports.append(transport)
                 transport.add_server_key(self.key)
@@ -87,10 +94,13 @@ class StandInSsh:
 class _Logins(paramiko.ServerInterface):
     def __init__(self, owner):
         self._owner = owner
+        self._account = None
 
     def check_auth_password(self, username, password):
-        if (username, password) != (ADMINISTRATOR, self._owner.password):
+        known, account = self._owner.accounts.get(username, (None, None))
+        if known is None or password != known:
             return paramiko.AUTH_FAILED
+        self._account = account
         self._owner.logins += 1
         return paramiko.AUTH_SUCCESSFUL
 
@@ -99,6 +109,29 @@ class _Logins(paramiko.ServerInterface):
 
     def check_channel_request(self, kind, chanid):
         return paramiko.OPEN_SUCCEEDED if kind == "session" else paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
+
+    def check_channel_exec_request(self, channel, command):
+        path = command.decode()
+        self._owner.commands.append(path)
+        if path.lower() != NTGUEST.lower() or self._owner.windows.files.get(path) is None:
+            return False
+        threading.Thread(target=self._run_agent, args=(channel,), daemon=True).start()
+        return True
+
+    def _run_agent(self, channel):
+        from tests.standin.ntguest import serve
+
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            serve(self._owner.windows, _lines(channel), channel.sendall, account=self._account)
+            channel.send_exit_status(0)
+            channel.close()
+
+
+def _lines(channel):
+    rest = b""
+    while data := channel.recv(CHUNK):
+        *whole, rest = (rest + data).split(b"\n")
+        yield from whole
 
 
 class _Files(paramiko.SFTPServerInterface):

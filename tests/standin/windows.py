@@ -6,21 +6,31 @@ that another call can see.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from vm import win32
 from vm.machine import RegistryValue
 
 ERROR_SHUTDOWN_IN_PROGRESS = 1115
 ADMINISTRATOR = "administrator"
+STANDARD_USER = "standarduser"
+NTGUEST = "C:\\ntproof\\ntguest.exe"
 SERVICE_STOPPED, SERVICE_RUNNING = 1, 4  # winsvc.h
 
 FILETIME_OF_1970 = 116444736000000000
+
+KEPT = (
+    "services", "roots", "publishers", "logs", "auditing", "verifier_flags", "verified", "low_resources",
+    "crash_control", "boot_id", "test_signing", "next_pid", "provided",
+)  # fmt: skip
+"""What of a machine a saved state holds, beside its files."""
 
 Program = Callable[[list[str], Iterator[str]], Iterator[str]]
 """Takes arguments and input lines, gives output lines, and returns its exit code."""
@@ -50,6 +60,17 @@ class StoredFile:
     path: str
     content: bytes
     written: float
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the system calls itself; its build is that of what runs on it."""
+
+    computer_name: str = "STANDIN"
+    caption: str = "Stand-in"
+    edition: str = "StandIn"
+    revision: int = 0
+    secure_boot: bool | None = None
 
 
 class Files:
@@ -93,6 +114,14 @@ class Files:
                 raise Refused(112, "WriteFile")
             self._files[key] = StoredFile(path, bytes(content), time.time())
 
+    def copy(self):
+        """The same files, to go ways of their own."""
+        copied = Files()
+        copied._files = {key: StoredFile(file.path, file.content, file.written) for key, file in self._files.items()}
+        copied._folders = set(self._folders)
+        copied.capacity = self.capacity
+        return copied
+
     def move(self, source, destination):
         content = self.read(source)
         self.write(destination, content, make_folders=False)
@@ -121,10 +150,12 @@ class SmallWindows:
     """The machine as a whole.
 
     `admit` decides what the system makes of a driver's image when its service is started: a Win32 error, 0 for
-    success. `programs` gives what runs for an executable's path.
+    success. `programs` gives what runs for an executable's path. `provided` holds the paths of files that ntguest.exe
+    put there. `system` is what runs drivers and processes; it is made when something first asks for it.
     """
 
     def __init__(self):
+        self.identity = Identity()
         self.files = Files()
         self.services = {}
         self.roots = {}
@@ -141,6 +172,27 @@ class SmallWindows:
         self.admit = admit_signed
         self.restart_asked = threading.Event()
         self.next_pid = 4096
+        self.provided = set()
+
+    @cached_property
+    def system(self):
+        from tests.standin.system import System
+
+        return System(self)
+
+    def capture(self):
+        """Everything that `put_back` brings back."""
+        return {name: copy.deepcopy(getattr(self, name)) for name in KEPT}, self.files.copy()
+
+    def put_back(self, captured):
+        """Be as when that was captured, with nothing running."""
+        values, files = captured
+        for name in KEPT:
+            setattr(self, name, copy.deepcopy(values[name]))
+        self.files = files.copy()
+        self.restart_asked.clear()
+        if "system" in vars(self):
+            self.system.restart()
 
     def restart(self):
         """What a restart leaves: files, services and settings, but nothing that ran."""
@@ -152,6 +204,8 @@ class SmallWindows:
         self.services = {key: service for key, service in self.services.items() if not service.deleted}
         for service in self.services.values():
             service.state = SERVICE_STOPPED
+        if "system" in vars(self):
+            self.system.restart()
 
     def new_pid(self):
         self.next_pid += 4
@@ -213,7 +267,11 @@ class SmallWindows:
     def program(self, path):
         if path.lower() in self.programs:
             return self.programs[path.lower()]
-        self.files.read(path)
+        content = self.files.read(path)
+        if path.lower() == NTGUEST.lower() and content.startswith(b"MZ"):
+            from tests.standin.ntguest import program_of
+
+            return program_of(self)
         raise Refused(win32.ERROR_BAD_EXE_FORMAT, "CreateProcessW")
 
     # Event logs

@@ -83,17 +83,28 @@ class Fault:
 class StandIn:
     """The endpoint and the Windows behind it. A context manager; `restart` of the Windows is `reboot` here."""
 
-    def __init__(self, windows=None, *, password="Passw0rd-of-a-test", certificate=None, schema=None):
+    def __init__(
+        self,
+        windows=None,
+        *,
+        username=ADMINISTRATOR,
+        password="Passw0rd-of-a-test",
+        certificate=None,
+        schema=None,
+        address=("127.0.0.1", 0),
+    ):
+        """A `password` of None leaves Basic out, and NTLM to the file of users that the caller has made known."""
         self.windows = windows or SmallWindows()
         self.schema = schema or guest_schema()
-        self.username = ADMINISTRATOR
+        self.username = username
         self.password = password
         self.certificate = certificate or make_certificate()
         self.faults = []
         self.requests = []
         self.logins = 0
+        self.delay = 0.0
         self.pools = {}
-        self.port = 0
+        self.host, self.port = address
         self._awake = threading.Event()
         self._awake.set()
         self._server = None
@@ -102,7 +113,8 @@ class StandIn:
         # pyspnego's NTLM acceptor reads the users it knows from a file that this variable names.
         self._folder = tempfile.TemporaryDirectory()
         self.users_file = Path(self._folder.name) / "users"
-        self.users_file.write_text(f":{self.username}:{password}\n")
+        if password is not None:
+            self.users_file.write_text(f":{self.username}:{password}\n")
 
     def __enter__(self):
         self.start()
@@ -117,7 +129,7 @@ class StandIn:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.sslsocket_class = TlsSocket
         context.load_cert_chain(self.certificate.write(Path(self._folder.name)))
-        self._server = _Server(("127.0.0.1", self.port), self, context)
+        self._server = _Server((self.host, self.port), self, context)
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -127,6 +139,13 @@ class StandIn:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
+        for pool in self.pools.values():
+            pool.close()
+        self.pools.clear()
+        self.reset_connections()
+
+    def forget(self):
+        """Lose every shell and every connection, as a guest does that was put back; it listens on."""
         for pool in self.pools.values():
             pool.close()
         self.pools.clear()
@@ -160,6 +179,8 @@ class StandIn:
             self._connections.discard(connection)
 
     def wait_awake(self):
+        if self.delay:
+            time.sleep(self.delay)
         self._awake.wait()
 
     def due_fault(self, verb):
@@ -315,7 +336,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         token = self._authenticate()
         headers = [("WWW-Authenticate", token)] if token else []
         if not self.authenticated:
-            self._answer(401, b"", headers or [("WWW-Authenticate", "Negotiate"), ("WWW-Authenticate", "Basic")])
+            self._answer(401, b"", headers or self._offers())
         elif body:
             self._dispatch(body, headers)
         else:
@@ -328,11 +349,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             token = base64.b64decode(value)
         except binascii.Error:
             return None
-        if scheme == "Basic":
+        if scheme == "Basic" and self.owner.password is not None:
             self.authenticated = token.decode() == f"{self.owner.username}:{self.owner.password}"
         elif scheme in {"Negotiate", "NTLM"}:
             return self._negotiate(scheme, token)
         return None
+
+    def _offers(self):
+        kinds = ["Negotiate"] if self.owner.password is None else ["Negotiate", "Basic"]
+        return [("WWW-Authenticate", kind) for kind in kinds]
 
     def _negotiate(self, scheme, token):
         if self.acceptor is None or self.acceptor.complete:

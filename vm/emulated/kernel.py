@@ -39,6 +39,7 @@ from vm.emulated.ps.manager import ProcessManager
 from vm.emulated.ps.notify import NotifyRoutines
 from vm.emulated.se.reference_monitor import SecurityMonitor
 from vm.emulated.services import Services
+from vm.verifier import VerifierSettings
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,13 @@ class KernelOptions:
         profile: `documented` or `observed`: which of two accounts of Windows to follow where they differ.
         build: Windows build it stands for.
         block_budget: basic blocks that one call into a driver may execute before it counts as hung.
+        verifier: Driver Verifier's settings; None for the checks that are always made.
     """
 
     profile: str = "observed"
     build: int = 17763
     block_budget: int = 30_000_000
+    verifier: VerifierSettings | None = None
 
 
 class Part(Protocol):

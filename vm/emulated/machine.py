@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vm import ntstatus
+from vm.emulated import verifier_options
 from vm.emulated.debug import crash_report
 from vm.emulated.faults import Bugcheck, KernelEvent, PageFault
 from vm.emulated.ke.threads import Deadlock, Thread
@@ -109,6 +110,8 @@ class EmulatedMachine:
             raise MachineConfigurationError(
                 f"unknown behaviour profile {options.profile!r}: choose one of {', '.join(PROFILES)}"
             )
+        if options.verifier is not None:
+            verifier_options.check_supported(options.verifier)
         self._name = name
         self._closed = False
         self._lines = 0
@@ -131,17 +134,14 @@ class EmulatedMachine:
     def facts(self) -> MachineFacts:
         """What this machine is."""
         options = self.kernel.options
-        return MachineFacts(
-            self._name,
-            "emulated",
-            options.build,
-            options.profile,
-            {
-                "processors": "1",
-                "pool": "special pool for every block",
-                "signature": "its digest is checked, its signer is not",
-            },
-        )
+        details = {
+            "processors": "1",
+            "pool": "special pool for every block",
+            "signature": "its digest is checked, its signer is not",
+        }
+        if options.verifier is not None:
+            details["verifier"] = verifier_options.describe(options.verifier)
+        return MachineFacts(self._name, "emulated", options.build, options.profile, details)
 
     @property
     def agent_pid(self) -> int:

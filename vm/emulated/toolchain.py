@@ -63,7 +63,7 @@ def compiled(name: str, sources: Sequence[Path], steps: Sequence[Sequence[str]])
         compiler = version("ziglang")
     except PackageNotFoundError:
         raise MachineBroken(_MISSING) from None
-    digest = hashlib.sha256(repr((compiler, sys.platform, os.uname().machine, steps)).encode())
+    digest = hashlib.sha256(repr((compiler, sys.platform, os.uname().machine, _without_places(steps))).encode())
     for source in sorted(sources):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     folder = cache_directory() / digest.hexdigest()[:20]
@@ -82,6 +82,15 @@ def compiled(name: str, sources: Sequence[Path], steps: Sequence[Sequence[str]])
             f"cannot compile {name} into {folder}: {error}; set NTPROOF_BUILD_DIR to a writable folder"
         ) from error
     return output
+
+
+def _without_places(steps: Sequence[Sequence[str]]) -> str:
+    """The steps as they are in every place: what was compiled may move with its cache to another checkout."""
+    text = repr(steps)
+    # The checkout comes last, because the others may lie within it.
+    for name, folder in (("cache", cache_directory()), ("headers", compiler_headers()), ("root", _ROOT)):
+        text = text.replace(str(folder), f"<{name}>")
+    return text
 
 
 def _run(arguments: list[str]) -> None:

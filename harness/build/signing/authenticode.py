@@ -121,7 +121,8 @@ def _signed_data(indirect_data: bytes, key: SigningKey, stamp: Stamp | None) -> 
         der.integer(1),
         der.set_of(der.algorithm(identifiers.SHA256)),
         der.sequence(der.object_identifier(identifiers.SPC_INDIRECT_DATA), der.explicit(0, indirect_data)),
-        der.explicit(0, b"".join((key.certificate, *key.issuers))),
+        # A SET OF in DER is sorted, and strict readers refuse another order.
+        der.explicit(0, b"".join(sorted({key.certificate, *key.issuers}))),
         der.set_of(signer),
     )
     return der.sequence(der.object_identifier(identifiers.SIGNED_DATA), der.explicit(0, signed))

@@ -122,12 +122,6 @@ def strictly(work: Callable[[], T]) -> T:
         raise SignatureError(f"the signature is malformed: {error}") from error
 
 
-def carried_certificates(image: Image) -> tuple[bytes, ...]:
-    """Every certificate that an image's signature carries, DER. Raises SignatureError as `verify_image`."""
-    data = signature_bytes(image)
-    return strictly(lambda: read_signed_data(data)[0].certificates)
-
-
 def _verify_all(image: Image, data: bytes) -> SignatureInfo:
     signed, rest = read_signed_data(data)
     if any(rest):

@@ -11,7 +11,6 @@ ERROR_ACCESS_DENIED = 5
 ERROR_SHARING_VIOLATION = 32
 ERROR_FILE_EXISTS = 80
 ERROR_INVALID_NAME = 123
-ERROR_NOT_FOUND = 1168
 
 OTHER = f"{GUEST_FOLDER}\\other.exe"
 
@@ -27,7 +26,6 @@ NO_PATHS = [
     "\\\\.\\PhysicalDrive0",
     "\\\\?\\PhysicalDrive0",
     "\\\\?\\GLOBALROOT\\Device\\Null",
-    "\\??\\C:\\x.exe",
     "\\\\server\\share\\x.exe",
     "\\\\?\\UNC\\server\\share\\x.exe",
     "//server/share/x.exe",
@@ -37,7 +35,11 @@ NO_PATHS = [
     "C:\\x.exe::$DATA",
     "C:\\C:\\x.exe",
     "\u00e9:\\x.exe",
-    "C:\\" + "x" * 32_700,
+    "\\\\?\\C:/x.exe",
+    "\\\\?\\C:\\x\\",
+    "\\\\?\\C:\\windows\\notepad.exe:stream",
+    "\\??\\UNC\\server\\share\\x.exe",
+    "\\\\?\\",
 ]
 
 
@@ -79,7 +81,7 @@ def test_a_file_of_the_system_is_neither_replaced_nor_removed(wine, agent, files
         "\\\\?\\C:\\windows\\notepad.exe",
     ):
         assert provide(agent, path) == ERROR_FILE_EXISTS
-        assert remove(agent, path) == ERROR_NOT_FOUND
+        assert remove(agent, path) == ERROR_ACCESS_DENIED
 
     assert (wine.prefix / "drive_c" / "windows" / "system32" / "cmd.exe").stat().st_size > 10_000
 
@@ -89,7 +91,7 @@ def test_a_file_that_holds_what_is_asked_for_is_left_as_it_is_and_stays_its_owne
     theirs.write_bytes((wine.folder / "child.exe").read_bytes())
 
     assert provide(agent, "C:\\theirs.exe") == 0
-    assert remove(agent, "C:\\theirs.exe") == ERROR_NOT_FOUND
+    assert remove(agent, "C:\\theirs.exe") == ERROR_ACCESS_DENIED
     assert theirs.exists()
     assert provide(agent, "C:\\theirs.exe", OTHER) == ERROR_FILE_EXISTS
 
@@ -101,6 +103,7 @@ def test_a_provided_file_is_replaced_by_later_runs_under_any_spelling(wine, file
     assert first.close() == 0
     assert provide(second, "c:/PROVIDED/x/../Again.EXE", OTHER) == 0
     assert (files / "again.exe").read_bytes() == b"MZ other"
+    assert provide(second, "\\??\\C:\\provided\\again.exe") == 0
     assert remove(second, "\\\\?\\C:\\Provided\\AGAIN.exe") == 0
     assert second.close() == 0
     assert not (files / "again.exe").exists()
@@ -112,7 +115,7 @@ def test_what_somebody_puts_where_a_file_was_removed_is_theirs(agent, files):
     (files / "once.exe").write_bytes(b"somebody's")
 
     assert provide(agent, "C:\\provided\\once.exe") == ERROR_FILE_EXISTS
-    assert remove(agent, "C:\\provided\\once.exe") == ERROR_NOT_FOUND
+    assert remove(agent, "C:\\provided\\once.exe") == ERROR_ACCESS_DENIED
     assert (files / "once.exe").read_bytes() == b"somebody's"
 
 
@@ -124,12 +127,12 @@ def test_a_copy_that_failed_leaves_no_claim(wine, agent, files):
     (files / "claim.exe").write_bytes(b"somebody's")
 
     assert provide(agent, "C:\\provided\\claim.exe") == ERROR_FILE_EXISTS
-    assert remove(agent, "C:\\provided\\claim.exe") == ERROR_NOT_FOUND
+    assert remove(agent, "C:\\provided\\claim.exe") == ERROR_ACCESS_DENIED
 
 
 def test_a_folder_is_no_file(agent, files):
     assert provide(agent, "C:\\windows\\system32") == ERROR_FILE_EXISTS
-    assert remove(agent, "C:\\windows\\system32") == ERROR_NOT_FOUND
+    assert remove(agent, "C:\\windows\\system32") == ERROR_ACCESS_DENIED
 
 
 def test_a_file_in_the_place_of_a_folder_is_told(wine, agent, files):
@@ -158,6 +161,27 @@ def test_a_path_longer_than_260_characters_is_provided(agent, files):
 
     assert provide(agent, path) == 0
     assert remove(agent, path) == 0
+
+
+def test_a_path_with_a_prefix_is_taken_as_it_is(agent, files):
+    # Windows takes a blank and a dot at the end of a name away from other paths.
+    plain, literal = "C:\\provided\\ends.exe", "\\\\?\\C:\\provided\\ends.exe. "
+
+    assert provide(agent, f"{plain}. ") == 0
+    assert provide(agent, literal, OTHER) == 0
+    assert (files / "ends.exe").read_bytes() != (files / "ends.exe. ").read_bytes() == b"MZ other"
+    assert remove(agent, literal) == 0
+    assert (files / "ends.exe").exists()
+    assert remove(agent, plain) == 0
+
+
+@pytest.mark.parametrize("units", [16_384, 32_590])
+def test_a_path_is_not_too_long_before_it_is_so_for_the_system(agent, units):
+    # Wine's paths end at 4,096 bytes; the answer is its own.
+    path = "\\\\?\\C:\\" + "\\".join(["d" * 100] * 400)[: units - 10] + "\\x"
+
+    assert provide(agent, path) not in (0, ERROR_INVALID_NAME, ERROR_ACCESS_DENIED)
+    assert remove(agent, path) != ERROR_INVALID_NAME
 
 
 @pytest.mark.parametrize("path", NO_PATHS, ids=lambda path: ascii(path)[:30])

@@ -56,7 +56,7 @@ def folder(tmp_path, standin):
 def guest(standin):
     """What a guest with the stand-in's certificate would have reported."""
     return GuestFacts(
-        build=1,
+        build=standin.windows.system.build,
         revision=0,
         edition="StandIn",
         powershell="5.1",

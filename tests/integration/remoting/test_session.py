@@ -119,33 +119,13 @@ def test_a_command_gives_what_the_schema_promises(session, standin):
     assert absent == {"Path": r"C:\b.bin", "Exists": False, "Length": 0, "Sha256": None}
 
 
-def test_a_service_is_created_started_stopped_and_deleted(session, standin):
-    image = r"C:\drivers\p.sys"
-    standin.windows.files.write(image, b"MZ...")
-    session.call("Install-NtproofCertificate", Certificate=make_certificate("signer").der, Store="Root")
-
-    session.call("New-NtproofDriverService", Name="p", ImagePath=image)
-    session.call("Start-NtproofDriverService", Name="p")
-    running = session.one("Get-NtproofDriverService", Name="p")
-    stopped = session.one("Stop-NtproofDriverService", Name="p")
-    session.call("Remove-NtproofDriverService", Name="p")
-
-    assert (running["State"], stopped["State"]) == (4, 1)
-    assert running["ImagePath"] == "\\??\\" + image
-    with pytest.raises(Win32Error) as absent:
-        session.one("Get-NtproofDriverService", Name="p")
-    assert absent.value.code == win32.ERROR_SERVICE_DOES_NOT_EXIST
-
-
 def test_a_win32_error_of_the_guest_arrives_as_one_with_its_call(session):
-    session.call("New-NtproofDriverService", Name="p", ImagePath=r"C:\p.sys")
-
     with pytest.raises(Win32Error) as refused:
-        session.call("New-NtproofDriverService", Name="P", ImagePath=r"C:\p.sys")
+        session.call("Read-NtproofFileChunk", Path=r"C:\none.bin", Offset=0, Count=1)
 
-    assert refused.value.code == win32.ERROR_SERVICE_EXISTS
-    assert refused.value.name == "ERROR_SERVICE_EXISTS"
-    assert refused.value.call == "CreateServiceW"
+    assert refused.value.code == win32.ERROR_FILE_NOT_FOUND
+    assert refused.value.name == "ERROR_FILE_NOT_FOUND"
+    assert refused.value.call == "CreateFileW"
 
 
 def test_another_failure_of_the_guest_carries_its_name_and_leaves_the_session_usable(session):
@@ -158,26 +138,40 @@ def test_another_failure_of_the_guest_carries_its_name_and_leaves_the_session_us
 
 
 @pytest.mark.parametrize(
-    ("parameter", "value"),
-    [
-        ("Number", 0),
-        ("Number", 0xFFFFFFFF),
-        ("Text", ""),
-        ("Text", "$(Stop-Computer); `n 'a' \"b\" _x0041_ \x00 \x1b \t\r\n ünï 字 \U0001f980"),
-        ("Text", "x" * 32767),
-        ("Data", b""),
-        ("Data", bytes(range(256)) * 5000),
-    ],
+    "text",
+    ["", "$(Stop-Computer); `n 'a' \"b\" _x0041_ \x00 \x1b \t\r\n \u00fcn\u00ef \u5b57 \U0001f980", "x" * 32767],
+    ids=["empty", "every sign", "long"],
 )
-def test_a_value_arrives_and_comes_back_as_it_was(session, standin, parameter, value):
-    session.call("New-NtproofDriverService", Name="p", ImagePath=r"C:\p.sys")
+def test_a_text_arrives_and_comes_back_as_it_was(session, standin, text):
+    received = []
 
-    session.call("Set-NtproofServiceParameter", Name="p", ValueName="v", **{parameter: value})
+    def parrot(arguments, lines):
+        received.extend(arguments)
+        yield arguments[0]
+        return 0
 
-    assert standin.windows.services["p"].parameters == {"v": value}
-    back = session.one("Get-NtproofServiceParameter", Name="p")[parameter]
-    # A null and empty bytes cannot be told apart on the way back.
-    assert (back or None) == (value or None)
+    standin.windows.programs[AGENT.lower()] = parrot
+
+    first, _ = session.call("Invoke-NtproofProgram", Path=AGENT, Argument=[text])
+
+    assert received == [text]
+    assert first["Text"] == text
+
+
+@pytest.mark.parametrize("data", [b"", bytes(range(256)) * 5000], ids=["empty", "large"])
+def test_bytes_arrive_and_come_back_as_they_were(session, standin, data):
+    session.call("Write-NtproofFileChunk", Path=r"C:\b.bin", Offset=0, Data=data)
+
+    assert standin.windows.files.read(r"C:\b.bin") == data
+    assert session.one("Read-NtproofFileChunk", Path=r"C:\b.bin", Offset=0, Count=4 << 20)["Data"] == data
+
+
+@pytest.mark.parametrize("flags", [0, 1, 0xFFFFFFFF])
+def test_a_number_arrives_and_comes_back_as_it_was(session, standin, flags):
+    session.call("Set-NtproofVerifier", Driver="p.sys", Flags=flags, Watch="add")
+
+    assert standin.windows.verifier_flags == flags
+    assert session.one("Get-NtproofMachineFact")["VerifierFlags"] == flags
 
 
 def test_numbers_beyond_32_bits_and_dates_arrive_whole(session, standin):
@@ -195,10 +189,10 @@ def test_numbers_beyond_32_bits_and_dates_arrive_whole(session, standin):
     ("command", "arguments", "problem"),
     [
         ("Get-Process", {}, "no command"),
-        ("Get-NtproofDriverService", {}, "wants a value for Name"),
-        ("Get-NtproofDriverService", {"Name": "p", "Colour": "red"}, "no parameter Colour"),
-        ("Get-NtproofDriverService", {"Name": 1}, "wants string"),
-        ("Get-NtproofDriverService", {"Name": "\ud800"}, "U\\+D800"),
+        ("Uninstall-NtproofCertificate", {}, "wants a value for Thumbprint"),
+        ("Uninstall-NtproofCertificate", {"Thumbprint": "p", "Colour": "red"}, "no parameter Colour"),
+        ("Uninstall-NtproofCertificate", {"Thumbprint": 1}, "wants string"),
+        ("Uninstall-NtproofCertificate", {"Thumbprint": "\ud800"}, "U\\+D800"),
         ("Get-NtproofFileState", {"Path": ["a", 1]}, "list of strings"),
         ("Read-NtproofFileChunk", {"Path": "a", "Offset": -1, "Count": 1}, "wants 0 to"),
         ("Read-NtproofFileChunk", {"Path": "a", "Offset": 0, "Count": True}, "wants an integer"),
@@ -287,11 +281,11 @@ def test_a_reset_of_a_command_that_changes_something_is_told_and_not_repeated(se
     standin.faults.append(Fault("Command", "reset after"))
 
     with pytest.raises(ConnectionLost, match="has to be asked"):
-        session.call("New-NtproofDriverService", Name="p", ImagePath=r"C:\p.sys")
+        session.call("Set-NtproofVerifier", Driver="p.sys", Flags=0x9, Watch="add")
 
     restarted = session.reconnect(10)
     assert restarted is False
-    assert session.one("Get-NtproofDriverService", Name="p")["State"] == 1
+    assert session.one("Get-NtproofMachineFact")["VerifierFlags"] == 0x9
 
 
 @pytest.mark.parametrize("action", ["reset before", "reset after"])
@@ -318,7 +312,7 @@ def test_a_shell_that_the_guest_forgot_means_that_it_was_restarted(session, stan
     standin.pools.clear()
 
     with pytest.raises(GuestRestarted):
-        session.call("Remove-NtproofDriverService", Name="p")
+        session.call("Uninstall-NtproofCertificate", Thumbprint="ab")
 
 
 def test_a_guest_that_stays_frozen_is_reported_at_the_deadline(session, standin):
@@ -326,11 +320,11 @@ def test_a_guest_that_stays_frozen_is_reported_at_the_deadline(session, standin)
     start = time.monotonic()
 
     with pytest.raises(GuestNotResponding, match="frozen"):
-        session.call("Remove-NtproofDriverService", Name="p", deadline=2)
+        session.call("Uninstall-NtproofCertificate", Thumbprint="ab", deadline=2)
 
     assert time.monotonic() - start < 8
     with pytest.raises(ConnectionFailed, match="not connected"):
-        session.call("Remove-NtproofDriverService", Name="p")
+        session.call("Uninstall-NtproofCertificate", Thumbprint="ab")
 
 
 def test_a_guest_that_freezes_for_a_while_loses_nothing(session, standin):
@@ -447,7 +441,7 @@ def test_a_fault_that_nobody_foresaw_is_reported_with_its_number(session, standi
     standin.faults.append(Fault("Command", 2150859174))
 
     with pytest.raises(RequestRefused, match="fault 2150859174"):
-        session.call("Remove-NtproofDriverService", Name="p")
+        session.call("Uninstall-NtproofCertificate", Thumbprint="ab")
 
 
 def test_an_answer_that_the_schema_does_not_have_is_a_protocol_error(session, standin, monkeypatch):

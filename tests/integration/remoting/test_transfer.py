@@ -34,7 +34,8 @@ def connect(sshd, standin):
 
     def make(deadline, *, host_key=None, password=None):
         endpoint = SshEndpoint("127.0.0.1", sshd.port, host_key or sshd.host_key)
-        made.append(SftpConnection(endpoint, Credentials(standin.username, password or standin.password), deadline))
+        credentials = Credentials(standin.username, password or standin.password)
+        made.append(SftpConnection.connect(endpoint, credentials, deadline))
         return made[-1]
 
     yield make

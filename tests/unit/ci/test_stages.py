@@ -83,7 +83,7 @@ def test_an_exit_status_of_five_from_another_program_is_a_failure(ci):
 def test_arguments_reach_every_run_of_pytest(ci):
     runs = [stage for stage in ci.stages(["-k", "denial"]) if stage.report is not None]
 
-    assert len(runs) == 6
+    assert len(runs) == 7
     assert all(stage.command[-2:] == ("-k", "denial") for stage in runs)
 
 

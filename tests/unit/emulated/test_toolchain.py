@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,3 +29,21 @@ def test_an_installed_package_keeps_them_in_the_users_cache_folder(tmp_path):
     environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     assert cache_directory(tmp_path / "site-packages", environment) == tmp_path / "cache" / "ntproof" / "machine"
     assert cache_directory(tmp_path / "site-packages", {}) == Path.home() / ".cache" / "ntproof" / "machine"
+
+
+def test_what_was_compiled_is_found_by_a_checkout_elsewhere(tmp_path):
+    here, there = Path(__file__).resolve().parents[3], tmp_path / "elsewhere"
+    shutil.copytree(here / "vm", there / "vm", ignore=shutil.ignore_patterns("__pycache__"))
+    cache = tmp_path / "compiled"
+
+    def start_machine(checkout):
+        environment = {**os.environ, "PYTHONPATH": str(checkout), "NTPROOF_BUILD_DIR": str(cache)}
+        program = "from vm.emulated import machine; machine.EmulatedMachine(); print(machine.__file__)"
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=True)
+        assert Path(done.stdout.strip()).is_relative_to(checkout)
+        return sorted(cache.rglob("*"))
+
+    made = start_machine(here)
+    assert {path.name for path in made} >= {"hooks.so", "ntoskrnl.exe"}
+    assert start_machine(there) == made

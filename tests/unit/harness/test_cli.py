@@ -99,6 +99,21 @@ def test_a_history_is_replayed(capsys, machine_of):
     assert capsys.readouterr().out.startswith(f"history {first}: passed")
 
 
+def test_every_history_is_replayed_on_one_machine_that_is_reset_between_them(capsys, machine_of):
+    class Resettable(FakeMachine):
+        resets = 0
+
+        def reset(self, *, fresh=False):
+            self.__init__()
+            Resettable.resets += 1
+
+    machine_of(Resettable())
+    count = sum(bool(line.strip()) for line in histories_file().read_text(encoding="utf-8").splitlines())
+
+    cli.main(["replay", str(histories_file())])
+    assert Resettable.resets == count - 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -11,12 +11,24 @@ import pytest
 from harness.build.wdk import Kit
 from harness.build.wdk.kit import state_of
 from harness.commands import doctor as command
-from harness.doctor import EMULATED, WDK, WINDOWS, DoctorError, ThisComputer, examine, usable
+from harness.doctor import (
+    EMULATED,
+    WDK,
+    WINDOWS,
+    DoctorError,
+    ThisComputer,
+    examine,
+    examine_kits,
+    usable,
+)
+from harness.doctor_windows import examine_windows
 from harness.errors import ConfigurationError
 from harness.exit_codes import ExitCode
 
 FOLDER = Path("/somewhere/build")
 FOLDER_OF_KIT = Path(__file__).parents[2] / "fixtures" / "kit"
+HERE = "qemu:///session"
+ELSEWHERE = "qemu+ssh://lab/system"
 
 
 def failing(error):
@@ -35,7 +47,9 @@ class Computer:
     missing_modules: tuple = ()
     missing_programs: tuple = ()
     missing_paths: tuple = ()
-    closed_paths: tuple = ()
+    unreachable: str = ""
+    accelerated: tuple = (True, "KVM: the probe ran in 0.7 s")
+    image_names: tuple = ("win11-24h2",)
     free: int = 1 << 40
     result: int = 42
     windows_kits: tuple = (
@@ -57,8 +71,16 @@ class Computer:
     def exists(self, path):
         return path not in self.missing_paths
 
-    def accessible(self, path):
-        return self.exists(path) and path not in self.closed_paths
+    def reach(self, uri):
+        if self.unreachable:
+            raise DoctorError(self.unreachable)
+        return f"{uri}: libvirt 9.0.0, qemu 7.2.0"
+
+    def accelerator(self, uri):
+        return self.accelerated
+
+    def images(self):
+        return Path("/somewhere/images"), self.image_names
 
     def free_bytes(self, folder):
         return self.free
@@ -80,11 +102,15 @@ class Computer:
 
 
 def missing(computer):
-    return [need for need in examine(computer, [FOLDER]) if not need.met]
+    return [need for need in everything(computer) if not need.met]
+
+
+def everything(computer, uri=HERE):
+    return [*examine(computer, [FOLDER]), *examine_windows(computer, uri), *examine_kits(computer)]
 
 
 def test_a_complete_computer_needs_nothing():
-    needs = examine(Computer(), [FOLDER])
+    needs = everything(Computer())
 
     assert usable(EMULATED, needs)
     assert usable(WINDOWS, needs)
@@ -104,7 +130,7 @@ def test_a_complete_computer_needs_nothing():
 def test_what_the_emulated_machine_lacks_makes_it_unusable(change, name, remedy):
     computer = Computer(**change)
 
-    (need,) = missing(computer)
+    (need,) = [need for need in missing(computer) if need.kind == EMULATED]
 
     assert (need.kind, need.name) == (EMULATED, name)
     assert remedy in need.remedy
@@ -125,7 +151,7 @@ def test_a_trial_that_fails_is_told_with_its_cause(monkeypatch, method, error, n
     computer = Computer()
     monkeypatch.setattr(computer, method, failing(error))
 
-    (need,) = missing(computer)
+    (need,) = [need for need in missing(computer) if need.kind == EMULATED]
 
     assert need.name == name
     assert (getattr(error, "strerror", None) or str(error)) in need.found
@@ -141,36 +167,49 @@ def test_a_trial_that_fails_is_told_with_its_cause(monkeypatch, method, error, n
         ({"missing_programs": ("qemu-system-x86_64",)}, "QEMU"),
         ({"missing_programs": ("swtpm",)}, "TPM emulator"),
         ({"missing_programs": ("swtpm_setup",)}, "TPM emulator"),
-        ({"missing_paths": ("/dev/kvm",)}, "KVM"),
-        ({"closed_paths": ("/dev/kvm",)}, "KVM"),
-        ({"missing_paths": ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")}, "libvirt daemon"),
-        ({"closed_paths": ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")}, "libvirt daemon"),
+        ({"unreachable": "qemu:///session: nobody answers; start libvirt"}, "hypervisor"),
+        ({"accelerated": (False, "TCG, slow: the hypervisor offers no KVM")}, "accelerator"),
+        ({"image_names": ()}, "images"),
+        ({"free": 9 * 10**9}, "room for machines"),
     ],
 )
 def test_what_windows_machines_lack_leaves_the_emulated_machine_usable(change, name):
-    needs = examine(Computer(**change), [FOLDER])
+    needs = everything(Computer(**change))
 
     assert [need.name for need in needs if not need.met] == [name]
+    assert all(need.remedy for need in needs if not need.met)
     assert usable(EMULATED, needs)
     assert not usable(WINDOWS, needs)
 
 
-def test_a_device_that_may_be_opened_is_not_called_working():
-    (kvm,) = [need for need in examine(Computer(), [FOLDER]) if need.name == "KVM"]
+def test_what_the_hypervisor_says_is_found_and_what_to_do_is_the_remedy():
+    (need,) = missing(Computer(unreachable="qemu:///session: nobody answers; start libvirt"))
 
-    assert "only a guest that starts proves" in kvm.found
+    assert (need.found, need.remedy) == ("qemu:///session: nobody answers", "start libvirt")
 
 
-def test_a_closed_socket_is_told_apart_from_a_missing_daemon():
-    closed = missing(Computer(closed_paths=("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")))
-    absent = missing(Computer(missing_paths=("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")))
+def test_kvm_counts_only_where_it_ran_something():
+    needs = {need.name: need for need in everything(Computer())}
 
-    assert "group libvirt" in closed[0].remedy
-    assert "apt-get install" in absent[0].remedy
+    assert needs["accelerator"].found == "KVM: the probe ran in 0.7 s"
+
+
+def test_what_a_hypervisor_elsewhere_has_installed_is_not_looked_for_here():
+    bare = Computer(missing_programs=("qemu-system-x86_64", "swtpm"), missing_paths=("/usr/share/OVMF",))
+
+    assert [need.name for need in everything(bare, ELSEWHERE) if not need.met] == []
+    assert [need.name for need in everything(bare, HERE) if not need.met] == ["QEMU", "TPM emulator"]
+
+
+def test_a_first_image_needs_more_room_than_machines():
+    needs = {need.name: need for need in everything(Computer(image_names=(), free=15 * 10**9))}
+
+    assert not needs["room for machines"].met
+    assert "20 GB" in needs["room for machines"].remedy
 
 
 def test_missing_windows_parts_do_not_fail_the_command(capsys):
-    status = command.report(Computer(missing_programs=("qemu-system-x86_64",)), as_json=False)
+    status = command.report(Computer(missing_programs=("qemu-system-x86_64",)), HERE, as_json=False)
 
     assert status is ExitCode.PASSED
     output = capsys.readouterr().out.splitlines()
@@ -179,7 +218,7 @@ def test_missing_windows_parts_do_not_fail_the_command(capsys):
 
 
 def test_an_unusable_emulated_machine_fails_the_command(capsys):
-    status = command.report(Computer(missing_packages=("unicorn",)), as_json=False)
+    status = command.report(Computer(missing_packages=("unicorn",)), HERE, as_json=False)
 
     assert status is ExitCode.MACHINE_ERROR
     output = capsys.readouterr().out
@@ -201,11 +240,11 @@ def test_a_missing_kit_is_told_and_leaves_the_machines_usable(kits, found):
     assert need.kind == WDK
     assert need.found.startswith(found)
     assert "ntproof wdk add" in need.remedy
-    assert command.report(Computer(windows_kits=kits), as_json=True) is ExitCode.PASSED
+    assert command.report(Computer(windows_kits=kits), HERE, as_json=True) is ExitCode.PASSED
 
 
 def test_the_json_form_has_every_need(capsys):
-    command.report(Computer(missing_modules=("pypsrp",)), as_json=True)
+    command.report(Computer(missing_modules=("pypsrp",)), HERE, as_json=True)
 
     found = json.loads(capsys.readouterr().out)
     assert found["usable"] == {"emulated": True, "windows": False, "wdk": True}
@@ -225,3 +264,8 @@ def test_a_folder_that_cannot_be_made_is_found_out(tmp_path):
     needs = examine(ThisComputer(), [blocked / "build"])
 
     assert [need.name for need in needs if need.kind == EMULATED and not need.met] == ["build folder"]
+
+
+def test_a_hypervisor_that_does_not_answer_is_told_with_its_uri():
+    with pytest.raises(DoctorError, match="test:///nowhere/at/all"):
+        ThisComputer().reach("test:///nowhere/at/all")

@@ -9,6 +9,9 @@ from harness.abi import Match, Rule
 from harness.capture import Capture, Completed, Launched
 from harness.errors import InputError
 from harness.model import check
+from harness.model.due import DueNotifications
+from harness.model.predict import predict_launch
+from harness.model.rules import RuleSet
 from harness.notification import Create, Exit
 from harness.runner import Runner, run_scenario
 from harness.scenario import (
@@ -172,6 +175,49 @@ def test_a_refused_creation_whose_pid_the_machine_does_not_know_is_found_by_its_
 
     assert check(scenario, Capture(capture.header, items)).passed
     assert Kind.MISSING_EXIT in check(scenario, Capture(capture.header, lost)).kinds()
+
+
+def test_refused_creations_whose_pids_nobody_knows_are_told_from_others_that_use_these_pids_next():
+    turns = [
+        step
+        for number in range(5)
+        for step in (Launch(f"b{number}", BAD), Launch(f"a{number}", A), ExitProcess(f"a{number}"))
+    ]
+    steps = (ProvideImage(A), ProvideImage(BAD), SetRules((Rule(Match.SUFFIX, "bad.exe"),)), *turns, Drain())
+    scenario = Scenario("in turn", steps, drain_each_step=False)
+    capture = run_scenario(scenario, FakeMachine(kind="windows"), image=IMAGE)
+
+    def as_windows_tells(item):
+        refused = isinstance(item, Launched) and not item.result.succeeded
+        return replace(item, result=replace(item.result, pid=None, tid=None)) if refused else item
+
+    items = [as_windows_tells(item) for item in capture.items]
+    assert len({item.pid for item in items if isinstance(item, Create)}) == 1, "each process has the same pid"
+
+    verdict = check(scenario, Capture(capture.header, items))
+    assert verdict.passed, verdict.render()
+    denied = next(item for item in items if isinstance(item, Create) and item.status)
+    without = [item for item in items if item is not denied]
+    assert not check(scenario, Capture(capture.header, without)).passed
+
+
+def test_an_exit_whose_create_was_lost_is_that_of_a_refused_creation_whose_pid_nobody_knows():
+    steps = (ProvideImage(BAD), SetRules((Rule(Match.SUFFIX, "bad.exe"),)), Launch("b", BAD), Drain())
+    scenario = Scenario("lost create", steps, drain_each_step=False)
+    capture = run_scenario(scenario, FakeMachine(kind="windows"), image=IMAGE)
+    due = DueNotifications()
+    (create,) = [item for item in capture.items if isinstance(item, Create)]
+    (exit_,) = [item for item in capture.items if isinstance(item, Exit)]
+    (launched,) = [item for item in capture.items if isinstance(item, Launched)]
+    unknown = replace(launched, result=replace(launched.result, pid=None, tid=None))
+    prediction = predict_launch(unknown, RuleSet(steps[1].rules), ImageKind.NORMAL, 0)
+    for expected in (prediction.create, prediction.exit):
+        due.push(expected)
+
+    assert due.take_exit(replace(exit_, status=1)) is None
+    assert due.take_exit(exit_).expected is prediction.exit
+    assert list(due.settle(late_too=True)) == [prediction.create]
+    assert create.pid == exit_.pid
 
 
 def test_a_full_queue_is_explained_by_its_gap():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import struct
 from pathlib import Path
@@ -10,13 +11,13 @@ import pytest
 
 from harness.build import pe
 from harness.build.signing.authenticode import without_signature
+from harness.build.signing.signature import verify
 from harness.build.signing.signer import KeySigner
 from harness.inspection import answers
 from harness.inspection.inspect import inspect
-from harness.inspection.predictions import Certainty
+from harness.inspection.predictions import Certainty, Evidence, predict
 from vm import win32
 
-SOURCES = Path(__file__).resolve().parents[2] / "fixtures" / "drivers"
 HASH = "ERROR_INVALID_IMAGE_HASH 577 (STATUS_INVALID_IMAGE_HASH 0xC0000428)"
 FORMAT = "ERROR_BAD_EXE_FORMAT 193 (STATUS_INVALID_IMAGE_FORMAT 0xC000007B)"
 
@@ -186,7 +187,25 @@ def test_a_driver_that_microsoft_signed_is_not_said_to_need_test_signing():
     found = inspect(Path(spec.origin).parent / "windivert_dll" / "WinDivert64.sys")
 
     assert len(found.signature.all()) == 2
+    assert [f.message.split()[1] for f in found.findings if f.check == "imports"] == [
+        "NDIS.SYS",
+        "fwpkclnt.sys",
+        "WDFLDR.SYS",
+    ]
+    assert not any(p.condition == "on the chosen build" for p in found.predictions)
     assert not any("test signing" in p.condition or "WHQL" in p.condition for p in found.predictions)
+
+
+def test_a_driver_that_is_only_cross_signed_may_need_test_signing(patient):
+    spec = importlib.util.find_spec("pydivert")
+    path = Path(spec.origin).parent / "windivert_dll" / "WinDivert64.sys"
+    alone = dataclasses.replace(verify(path), nested=())
+    found = predict(Evidence(pe.load(path), (), alone, ()))
+
+    assert ("StartService", "test signing off, Secure Boot on, Windows 10 1607 or later", HASH) in told(
+        found, Certainty.MAY
+    )
+    assert any(p.answer.startswith("ERROR_SYSTEM_INTEGRITY_WHQL") for p in found if p.certainty is Certainty.WILL)
 
 
 def test_the_surest_comes_first(patient):

@@ -10,18 +10,23 @@ import pytest
 import harness.lease
 import harness.model.check
 import harness.pytest_reports
+import harness.pytest_run
 import harness.runner
 from harness.build import pe
 
 assert harness.lease
 assert harness.model.check
 assert harness.pytest_reports
+assert harness.pytest_run
 assert harness.runner
 
 ROOT = Path(__file__).resolve().parents[3]
 
 CONFTEST = """
-from tests.fixtures.fake_stations import make
+from tests.fixtures.fake_stations import WitnessedStation, make, makes
+
+RELAPSING = makes(("unmakable",), ())
+PASSING_AWAY = makes((), ("unmakable",))
 
 def pytest_ntproof_machines():
     return {
@@ -35,6 +40,16 @@ def pytest_ntproof_machines():
         "leaking": lambda options: make("leaks"),
         "dangling": lambda options: make("crashes-after-unload"),
         "skipping": lambda options: make("skips-a-number"),
+        "witnessed": lambda options: WitnessedStation(),
+        "misled": lambda options: WitnessedStation("names-another-image"),
+        "forgetful": lambda options: WitnessedStation("names-another-image", "loses-records"),
+        "babbling": lambda options: WitnessedStation("garbage-in-its-log"),
+        "slow": lambda options: (options.progress("waiting for the guest"), make())[1],
+        "telling": lambda options: make("tells"),
+        "keeping": lambda options: make("keeps", options=options),
+        "passing-away": PASSING_AWAY,
+        "relapsing": RELAPSING,
+        "irresettable": lambda options: make("no-checkpoints", "no-reset"),
         "unconfigured": lambda options: make("unconfigured"),
         "unmakable": lambda options: make("unmakable"),
     }
@@ -71,11 +86,19 @@ def run(pytester, image, monkeypatch):
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makeini("[pytest]\naddopts = --strict-markers -ra -p no:cacheprovider\n")
 
-    def run_tests(source: str, *arguments: str, vm: str | None = "fake", driver: bool = True, subprocess: bool = False):
+    def run_tests(
+        source: str,
+        *arguments: str,
+        vm: str | None = "fake",
+        driver: bool = True,
+        artefacts: bool = True,
+        subprocess: bool = False,
+    ):
         pytester.makepyfile(source)
         options = ["-p", "harness.plugin"]
         options += ["--vm", vm] if vm is not None else []
         options += ["--driver", str(image)] if driver else []
+        options += ["--artefacts", str(pytester.path / "kept")] if artefacts else []
         if subprocess:
             monkeypatch.setenv("PYTHONPATH", str(ROOT))
             return pytester.runpytest_subprocess(*options, *arguments)

@@ -22,6 +22,10 @@ def test_an_unknown_machine_is_refused_with_the_known_ones(run):
     refuses(run(PASSES, vm="win95"), "ERROR: --vm win95: there is no such machine; known: *emulated*fake*")
 
 
+def test_a_profile_without_an_image_is_told_with_the_command_that_makes_one(run):
+    refuses(run(PASSES, vm="win11"), "ERROR: --vm win11: there is no image of it yet; * ntproof image build win11 *")
+
+
 @pytest.mark.parametrize("given", ["", "fake,", ",fake", "fake,,other"])
 def test_an_empty_machine_name_is_refused(run, given):
     refuses(run(PASSES, vm=given), "ERROR: --vm *: a machine name is empty; known: *fake*")
@@ -90,3 +94,86 @@ def test_the_default_profile_is_what_shipping_builds_do():
 def test_the_options_are_in_the_help_with_their_defaults(run):
     result = run("", "--help", vm=None, driver=False)
     result.stdout.fnmatch_lines(["*--vm=NAME*", "*default: emulated*", "*--profile=NAME*", "*--driver=PATH*"])
+
+
+class TestWindowsMachines:
+    """Where the options of Windows machines come from: the command line, else [tool.ntproof], else the defaults."""
+
+    SHOWS = "def test_it(machine):\n    options = machine.options\n    assert ({}) == {!r}\n"
+    TABLE = '[tool.ntproof]\nconnect = "qemu+ssh://lab/system"\nslots = 8\nartefacts = "evidence"\n'
+
+    def asks(self, run, what: str, value: object, *arguments: str, **keywords):
+        return run(self.SHOWS.format(what, value), *arguments, vm="keeping", **keywords)
+
+    def test_the_defaults_are_libvirts_own_hypervisor_and_four_slots(self, run):
+        self.asks(run, "options.connect, options.slots, options.worker", (None, 4, "main")).assert_outcomes(passed=1)
+
+    def test_the_command_line_reaches_the_machine(self, run):
+        result = self.asks(run, "options.connect, options.slots", ("test:///x", 9), "--connect=test:///x", "--slots=9")
+        result.assert_outcomes(passed=1)
+
+    def test_the_project_gives_defaults(self, run, pytester):
+        (pytester.path / "pyproject.toml").write_text(self.TABLE)
+        what = "options.connect, options.slots, options.artefacts.name"
+        self.asks(run, what, ("qemu+ssh://lab/system", 8, "evidence"), artefacts=False).assert_outcomes(passed=1)
+
+    def test_the_table_of_who_signs_is_none_of_these_options(self, run, pytester):
+        signing = '[tool.ntproof.signing]\nsource = "pkcs12"\nfile = "team.pfx"\n'
+        (pytester.path / "pyproject.toml").write_text(self.TABLE + signing)
+        self.asks(run, "options.slots", 8).assert_outcomes(passed=1)
+
+    def test_the_command_line_wins_over_the_project(self, run, pytester):
+        (pytester.path / "pyproject.toml").write_text(self.TABLE)
+        what, value = "options.connect, options.slots, options.artefacts.name", ("test:///x", 2, "kept")
+        self.asks(run, what, value, "--connect=test:///x", "--slots=2").assert_outcomes(passed=1)
+
+    def test_a_project_that_says_nothing_of_it_gives_none(self, run, pytester):
+        (pytester.path / "pyproject.toml").write_text('[project]\nname = "ntproof-user"\n')
+        self.asks(run, "options.slots", 4).assert_outcomes(passed=1)
+
+    @pytest.mark.parametrize(
+        ("table", "message"),
+        [
+            ("[tool.ntproof]\nslot = 3\n", "*pyproject.toml: tool.ntproof: unknown key 'slot'; known here: connect,*"),
+            ("[tool.ntproof]\nslots = 0\n", "*tool.ntproof: slots: 0 is out of range; expected 1 to 64 *"),
+            ("[tool.ntproof]\nslots = '4'\n", "*tool.ntproof: slots: expected an integer *, found a text"),
+            (
+                "[tool.ntproof]\nconnect = 'lab'\n",
+                "*tool.ntproof: connect: 'lab' does not fit; expected a libvirt URI*",
+            ),
+            ("[tool]\nntproof = 4\n", "*tool.ntproof: expected a table"),
+            ("[tool.ntproof\n", "*pyproject.toml: *"),
+            ("[tool.ntproof.signin]\n", "*pyproject.toml: tool.ntproof: unknown key 'signin'*"),
+        ],
+    )
+    def test_a_mistake_in_the_project_is_one_usage_error(self, run, pytester, table, message):
+        # pytest itself reads the file of its own configuration, so that a broken one ends there.
+        (pytester.path / "pyproject.toml").write_text(table)
+        refuses(run(PASSES), f"ERROR: {message}")
+
+    @pytest.mark.parametrize("given", ["0", "65", "-1", "four", "", "\u0664"])
+    def test_a_number_of_slots_that_cannot_be_is_refused(self, run, given):
+        refuses(run(PASSES, f"--slots={given}"), "ERROR: --slots *: not a number of machines; give 1 to 64")
+
+    def test_a_file_as_folder_for_artefacts_is_refused(self, run, image):
+        result = run(PASSES, "--artefacts", str(image), artefacts=False)
+        refuses(result, "ERROR: --artefacts *: not a folder; give the path of a folder, which need not exist")
+
+    def test_the_verifier_is_set_by_name(self, run, pytester):
+        what = "str(options.verifier)"
+        self.asks(run, what, "special-pool,io", "--verifier=io,special-pool").assert_outcomes(passed=1)
+        self.asks(run, what, "None").assert_outcomes(passed=1)
+        (pytester.path / "pyproject.toml").write_text('[tool.ntproof]\nverifier = "ddi"\n')
+        self.asks(run, what, "ddi").assert_outcomes(passed=1)
+
+    def test_a_name_that_the_verifier_does_not_have_is_refused(self, run, pytester):
+        refuses(run(PASSES, "--verifier=speciel-pool"), "ERROR: --verifier speciel-pool: *did you mean special-pool?*")
+        (pytester.path / "pyproject.toml").write_text('[tool.ntproof]\nverifier = "ioo"\n')
+        refuses(run(PASSES), "ERROR: pyproject.toml: tool.ntproof: verifier: *did you mean io?*")
+
+    def test_a_worker_of_xdist_gives_its_name(self, run):
+        result = self.asks(run, "options.worker[:2]", "gw", "-n", "1", "-p", "xdist.plugin")
+        result.assert_outcomes(passed=1)
+
+    def test_what_a_machine_says_of_its_progress_is_shown(self, run):
+        run(PASSES, vm="slow").stdout.fnmatch_lines(["waiting for the guest", "ntproof: fake: build 19041"])

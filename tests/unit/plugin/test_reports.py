@@ -27,6 +27,19 @@ class TestHeader:
         result = run("def test_it(machine): pass")
         result.stdout.fnmatch_lines(["ntproof: machine fake, driver procnotify.sys sha256 ???????????????? (*.sys)"])
 
+    def test_the_machine_tells_what_it_is_before_a_driver_is_started(self, run):
+        result = run("def test_it(machine): pass", "-s", vm="telling")
+        result.stdout.fnmatch_lines(
+            [
+                "ntproof: telling: build 26100; hypervisor: QEMU 7.2; test signing: on; secure boot: off",
+                "*driver starts*",
+            ]
+        )
+
+    def test_a_second_machine_tells_it_when_it_is_made(self, run):
+        result = run("def test_it(machine): pass", vm="fake,telling")
+        result.stdout.fnmatch_lines(["ntproof: fake: build 19041", "ntproof: telling: build 26100; *"])
+
     def test_each_machine_has_its_line_and_the_emulated_one_its_profile(self, run):
         result = run("def test_it(machine): pass", "--profile", "documented", vm="emulated,fake")
         result.stdout.fnmatch_lines(
@@ -51,7 +64,133 @@ class TestHeader:
     def test_with_xdist_the_description_comes_at_the_end(self, run):
         result = run("def test_it(machine): pass\ndef test_other(machine): pass\n", "-n", "1", "-p", "xdist.plugin")
         result.assert_outcomes(passed=2)
-        result.stdout.fnmatch_lines(["ntproof: machine fake, driver procnotify.sys sha256 *"])
+        result.stdout.fnmatch_lines(["ntproof: machine fake, driver procnotify.sys sha256 *", "ntproof: fake: build *"])
+
+    def test_with_xdist_workers_that_have_the_same_machine_say_it_once(self, run):
+        tests = "\n".join(f"def test_{number}(machine): pass" for number in range(4))
+        printed = run(tests, "-n", "2", "-p", "xdist.plugin").stdout.str()
+        assert printed.count("ntproof: fake: build 19041") == 1
+
+    def test_a_machine_that_cannot_be_made_is_said_there_and_tried_once_more(self, run):
+        result = run("def test_it(machine): pass", vm="relapsing")
+        result.assert_outcomes(passed=1)
+        result.stdout.fnmatch_lines(["ntproof: relapsing: no disk space for an overlay; it is tried once more"])
+
+
+class TestArtefacts:
+    CRASHES = failing('driver.read(), launch(machine, "C:\\\\crash.exe")', "machine, driver")
+
+    def test_what_the_machine_kept_of_a_crash_is_listed_in_the_report(self, run):
+        result = run(self.CRASHES, vm="keeping")
+        result.stdout.fnmatch_lines(
+            [
+                "*- bugcheck -*",
+                "  kept:  *kept/test_what_*.test_it-keeping.????????/crash/memory.dmp",
+                "*- artefacts -*",
+                "*/crash/memory.dmp",
+                "*/report.txt",
+            ]
+        )
+
+    def test_it_is_in_the_junit_file(self, run, pytester):
+        run(self.CRASHES, "--junitxml=report.xml", vm="keeping")
+        properties = junit_properties(pytester)
+        assert properties["bugcheck"] == [
+            "0xD5 DRIVER_PAGE_FAULT_IN_FREED_SPECIAL_POOL (0xFFFF8000, 0x0, 0xFFFFF800, 0x0)"
+        ]
+        assert [path.rpartition("/")[2] for path in properties["artefact"]] == ["memory.dmp", "report.txt"]
+        assert properties["machine"] == ["fake"]
+        assert properties["facts"] == ["build 19041"]
+
+    def test_a_hang_is_told_likewise(self, run, pytester):
+        source = self.CRASHES.replace("crash.exe", "hang.exe")
+        result = run(source, "--junitxml=report.xml", vm="keeping")
+        result.stdout.fnmatch_lines(["E   DriverHung: *", "*- artefacts -*", "*/hang/screen.png", "*/report.txt"])
+        properties = junit_properties(pytester)
+        assert properties["hang"] == ["PnRead did not return within 100,000,000 instructions"]
+        assert any(path.endswith("screen.png") for path in properties["artefact"])
+
+    def test_the_folder_is_named_at_the_end_and_holds_the_report(self, run, pytester):
+        result = run(self.CRASHES)
+        result.stdout.fnmatch_lines([f"ntproof: kept of 1 test: {pytester.path}/kept"])
+        (report,) = (pytester.path / "kept").glob("*/report.txt")
+        assert "bugcheck 0xD5" in report.read_text()
+        assert "while: create callback for pid 4242" in report.read_text()
+
+    def test_each_test_has_its_folder(self, run, pytester):
+        run(self.CRASHES + self.CRASHES.replace("test_it", "test_other"))
+        assert len(list((pytester.path / "kept").iterdir())) == 2
+
+    def test_what_an_earlier_run_kept_stays(self, run, pytester):
+        run(self.CRASHES)
+        run(self.CRASHES)
+        first, second = sorted(path.name for path in (pytester.path / "kept").iterdir())
+        assert second == f"{first}.2"
+
+    def test_the_last_notifications_and_scenarios_are_kept_as_captures(self, run, pytester):
+        from harness.capture_json import open_lines, read_capture
+
+        launches = failing(
+            'launch(machine, "C:\\\\a.exe"), driver.read(), launch(machine, "C:\\\\crash.exe")', "machine, driver"
+        )
+        run(launches)
+        (path,) = (pytester.path / "kept").glob("*/read.jsonl")
+        (created,) = read_capture(open_lines(path), str(path)).items
+        assert created.image_name == "\\??\\C:\\a.exe"
+
+    def test_a_crash_in_a_scenario_fails_by_its_bugcheck_and_keeps_the_capture(self, run, pytester):
+        source = TestVerdicts.SCENARIO.replace("a.exe", "crash.exe")
+        result = run(source, "--junitxml=report.xml", vm="keeping")
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(["*bugcheck 0xD5 *", "*/crash/memory.dmp", "*/scenario-1.jsonl"])
+        assert "bugcheck" in junit_properties(pytester)
+
+    def test_a_failed_assertion_keeps_nothing(self, run, pytester):
+        result = run("def test_it(machine): assert 0")
+        assert not (pytester.path / "kept").exists()
+        assert "ntproof: kept" not in result.stdout.str()
+
+    def test_a_folder_that_cannot_be_written_does_not_hide_the_fault(self, run, pytester):
+        (pytester.path / "kept").mkdir()
+        result = run(
+            "import pathlib\n"
+            + self.CRASHES.replace(
+                "    driver.read()",
+                '    pathlib.Path("kept").rmdir(); pathlib.Path("kept").write_text(""); driver.read()',
+            )
+        )
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(["E   MachineCrashed: *", "not all could be kept: *Not a directory*"])
+
+    def test_by_default_a_run_has_a_folder_of_its_own_below_the_build_folder(self, run, pytester, monkeypatch):
+        monkeypatch.setenv("NTPROOF_BUILD_DIR", str(pytester.path / "build"))
+        for number in range(7):
+            (pytester.path / f"build/artefacts/run-20200101-00000{number}-1").mkdir(parents=True)
+        result = run(self.CRASHES, artefacts=False)
+        result.stdout.fnmatch_lines(["ntproof: kept of 1 test: *build/artefacts/run-*"])
+        left = sorted(path.name for path in (pytester.path / "build/artefacts").iterdir())
+        assert left[:4] == [f"run-20200101-00000{number}-1" for number in (3, 4, 5, 6)]
+        assert len(left) == 5
+
+    def test_with_xdist_a_lone_surrogate_reaches_the_report_as_an_escape_sequence(self, run):
+        result = run('def test_it(machine): raise AssertionError("\\udc00")', "-n", "1", "-p", "xdist.plugin")
+
+        result.assert_outcomes(failed=1)
+        assert "INTERNALERROR" not in result.stdout.str()
+
+    def test_with_xdist_all_workers_share_the_folder(self, run, pytester, monkeypatch):
+        monkeypatch.setenv("NTPROOF_BUILD_DIR", str(pytester.path / "build"))
+        source = self.CRASHES + self.CRASHES.replace("test_it", "test_other")
+        result = run(source, "-n", "2", "-p", "xdist.plugin", artefacts=False)
+        result.stdout.fnmatch_lines(["ntproof: kept of 2 tests: *build/artefacts/run-*"])
+        assert len(list((pytester.path / "build/artefacts").iterdir())) == 1
+
+
+def junit_properties(pytester) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for one in ElementTree.parse(pytester.path / "report.xml").iter("property"):
+        found.setdefault(one.get("name"), []).append(one.get("value"))
+    return found
 
 
 class TestDriverFaults:
@@ -69,6 +208,17 @@ class TestDriverFaults:
             ]
         )
         assert "fake_stations.py" not in result.stdout.str()
+
+    def test_an_error_that_is_its_own_cause_is_reported_like_any(self, run):
+        source = """
+        from vm.errors import DriverHung
+        def test_it(machine):
+            error = DriverHung("it did not come back")
+            raise error from error
+        """
+        result = run(source)
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(["E   DriverHung: it did not come back"])
 
     def test_a_hang_is_a_failure(self, run):
         result = run(failing('launch(machine, "C:\\\\hang.exe")'))
@@ -131,24 +281,54 @@ class TestDriverFaults:
 
 
 class TestInfrastructure:
-    def test_a_machine_that_breaks_is_an_error_and_later_tests_skip_with_the_first_cause(self, run):
-        source = failing('launch(machine, "C:\\\\break.exe")') + (
-            "\ndef test_next(machine): pass\ndef test_last(bare_machine): pass\n"
-        )
+    BREAKS = failing('launch(machine, "C:\\\\break.exe")')
+
+    def test_a_machine_that_breaks_is_an_error_and_the_next_test_has_a_new_one(self, run):
+        source = self.BREAKS + "\ndef test_next(machine):\n    launch(machine, 'C:\\\\ok.exe')\n"
         result = run(source)
-        result.assert_outcomes(errors=1, skipped=2)
+        result.assert_outcomes(errors=1, passed=1)
+        result.stdout.fnmatch_lines(["E   MachineBroken: the hypervisor is gone"])
+
+    def test_a_machine_that_breaks_again_makes_later_tests_skip_with_the_first_cause(self, run):
+        again = self.BREAKS.replace("test_it", "test_again")
+        source = self.BREAKS + again + "\ndef test_next(machine): pass\ndef test_last(bare_machine): pass\n"
+        result = run(source)
+        result.assert_outcomes(errors=2, skipped=2)
+        result.stdout.fnmatch_lines(["*SKIPPED*not run after an earlier error: the hypervisor is gone"])
+
+    def test_a_new_machine_that_cannot_be_made_is_told_with_the_first_cause(self, run):
+        source = self.BREAKS + "\ndef test_next(machine): pass\ndef test_last(bare_machine): pass\n"
+        result = run(source, vm="passing-away")
+        result.assert_outcomes(errors=2, skipped=1)
         result.stdout.fnmatch_lines(
-            [
-                "E   MachineBroken: the hypervisor is gone",
-                "*SKIPPED*not run after an earlier error: the hypervisor is gone",
-            ]
+            ["*SKIPPED*: the hypervisor is gone (made anew once, then: no disk space for an overlay)"]
         )
+
+    def test_a_machine_that_cannot_be_reset_is_made_anew_for_the_same_test(self, run):
+        source = "def test_one(machine): pass\ndef test_two(machine): pass\ndef test_three(machine): pass\n"
+        source += "def test_four(machine): pass\n"
+        result = run(source, vm="irresettable")
+        result.assert_outcomes(passed=2, errors=1, skipped=1)
+        result.stdout.fnmatch_lines(["E   MachineBroken: the restore failed", "*SKIPPED*: the restore failed"])
+
+    def test_faults_of_the_driver_do_not_use_the_recovery_up(self, run):
+        crash = self.BREAKS.replace("break.exe", "crash.exe")
+        source = "\n".join(crash.replace("test_it", f"test_{number}") for number in range(3))
+        source += self.BREAKS + "\ndef test_next(machine): pass\n"
+        run(source).assert_outcomes(failed=3, errors=1, passed=1)
+        run(source, vm="plain").assert_outcomes(failed=3, errors=1, passed=1)
 
     def test_other_machines_go_on(self, run):
         source = (
             LAUNCH + "def test_it(vm_name, machine):\n    launch(machine, 'break' if vm_name == 'fake' else 'ok')\n"
         )
-        run(source + "def test_next(machine): pass\n", vm="fake,other").assert_outcomes(errors=1, skipped=1, passed=2)
+        source += source.replace("test_it", "test_again") + "def test_next(machine): pass\n"
+        run(source, vm="fake,other").assert_outcomes(errors=2, skipped=1, passed=3)
+
+    def test_with_xdist_each_worker_has_its_own_recovery(self, run):
+        tests = [self.BREAKS.replace("test_it", f"test_{number}") for number in range(4)]
+        result = run("\n".join(tests), "-n", "2", "-p", "xdist.plugin")
+        assert result.parseoutcomes()["errors"] >= 3
 
     def test_a_machine_that_cannot_be_made_is_an_error_once(self, run):
         result = run("def test_one(machine): pass\ndef test_two(machine): pass\n", vm="unmakable")
@@ -202,6 +382,34 @@ def test_it(run_scenario):
         result = run(source, vm="skipping")
         result.assert_outcomes(failed=1)
         result.stdout.fnmatch_lines(["E   HistoryDiscrepancy: what the test read: failed with 1 discrepancy*"])
+
+
+class TestResets:
+    """Machines without checkpoints: each test begins with a reset, and there is no other way back."""
+
+    TESTS = """
+    import pytest
+    def test_one(machine): assert machine.resets == []
+    def test_two(machine): assert machine.resets == [False]
+    @pytest.mark.fresh
+    def test_three(bare_machine): assert bare_machine.resets == [False, True]
+    def test_four(clean_machine): assert clean_machine.resets == [False, True, False]
+    """
+
+    def test_each_test_but_the_first_begins_with_one_and_a_marker_asks_for_a_fresh_machine(self, run):
+        run(self.TESTS, vm="plain").assert_outcomes(passed=4)
+
+    def test_the_test_after_a_failed_one_has_a_fresh_machine(self, run):
+        source = """
+        def test_one(machine): assert 0
+        def test_two(machine): assert machine.resets == [True]
+        def test_three(machine): assert machine.resets == [True, False]
+        """
+        run(source, vm="plain").assert_outcomes(failed=1, passed=2)
+
+    def test_a_machine_with_checkpoints_is_restored_instead(self, run):
+        tests = self.TESTS.replace("[False, True, False]", "[]").replace("[False, True]", "[]").replace("[False]", "[]")
+        run(tests).assert_outcomes(passed=4)
 
 
 class TestFixtures:
@@ -260,7 +468,7 @@ class TestFixtures:
 
     def test_the_markers_are_documented(self, run):
         result = run("", "--markers")
-        result.stdout.fnmatch_lines(["*driver_parameters(*", "*crash_expected*"])
+        result.stdout.fnmatch_lines(["*driver_parameters(*", "*fresh: *", "*crash_expected*"])
 
     @pytest.mark.parametrize("fixture", ["machine", "driver", "run_scenario"])
     def test_a_driver_that_does_not_build_is_told_once(self, run, monkeypatch, fixture):

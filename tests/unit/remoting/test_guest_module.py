@@ -62,6 +62,9 @@ FORBIDDEN = {
     "a script made from text": r"(?i)\[scriptblock\]|::Create\(\$[a-z]*script|-EncodedCommand|ExpandString",
     "the clean block": r"(?m)^\s*clean\s*\{",
     "an expandable string": r'"',
+    # Which of several methods is meant, or of which type, is then left to PowerShell's guess.
+    "an argument by reference": r"\[ref\]",
+    "numbers of two types for one method": r"\[System\.Math\]::\w+\(\d",
     "a cmdlet of PowerShell 7": r"(?i)\b(Get-Error|Join-String|Remove-Service|Test-Json|Get-Uptime)\b",
     "a parameter of PowerShell 7": r"(?i)-(Parallel|AsByteStream|AsHashtable|AsUTC)\b",
 }
@@ -208,6 +211,8 @@ def test_the_module_has_nothing_that_is_forbidden(what):
         ("Invoke-Expression", "iex $x"),
         ("a script made from text", "[scriptblock]::Create($x)"),
         ("an expandable string", '"a $b"'),
+        ("an argument by reference", "[System.Array]::Resize([ref] $a, 1)"),
+        ("numbers of two types for one method", "[System.Math]::Max(0, $long)"),
     ],
 )
 def test_what_is_forbidden_is_recognised(what, example):

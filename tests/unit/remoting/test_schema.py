@@ -62,7 +62,7 @@ def test_each_command_of_the_package_has_a_sentence():
 
 
 def test_errors_are_numbers_of_winerror():
-    assert win32.ERROR_SERVICE_EXISTS in guest_schema()["New-NtproofDriverService"].errors
+    assert win32.ERROR_BROKEN_PIPE in guest_schema()["Send-NtproofAgentLine"].errors
 
 
 def test_what_changes_something_is_not_repeatable():

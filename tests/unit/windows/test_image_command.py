@@ -176,7 +176,7 @@ def test_profiles_of_the_project_are_known(tmp_path, capsys, store):
     )
 
     assert "big: Windows 11 Pro 24H2\n" in run(capsys, "profiles")[1]
-    assert known_profiles(None, tmp_path / "pyproject.toml").load("big").hardware.memory_mib == 8192
+    assert known_profiles(None, tmp_path).load("big").hardware.memory_mib == 8192
 
 
 @pytest.mark.parametrize(

@@ -121,9 +121,11 @@ class Irps:
         self._kernel.mem.write(body, header + tail + bytes(stack_count * IO_STACK_LOCATION_SIZE))
 
     def allocate(self, kind: str, stack_count: int, *, site: int = 0, mode: int = 0, thread: int = 0) -> Irp:
-        """A new IRP in special pool. Raises NtStatusError STATUS_INSUFFICIENT_RESOURCES."""
+        """A new IRP of a driver in special pool. Raises NtStatusError STATUS_INSUFFICIENT_RESOURCES."""
         size = IRP_SIZE + stack_count * IO_STACK_LOCATION_SIZE
-        body = self._kernel.pool.allocate(size, IRP_TAG, zero=True, site=site)
+        body = 0
+        if not self._kernel.faults.memory_is_short("the allocation of an IRP"):
+            body = self._kernel.pool.allocate(size, IRP_TAG, zero=True, site=site)
         if not body:
             raise NtStatusError(STATUS_INSUFFICIENT_RESOURCES, "no memory for an IRP")
         self.initialize(body, size, stack_count, mode=mode, thread=thread)

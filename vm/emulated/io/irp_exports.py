@@ -15,7 +15,7 @@ from vm.emulated.io import layout as at
 from vm.emulated.io.irp import ALLOCATED, INITIALIZED, IO_VERIFICATION, THREADED, Irp
 from vm.emulated.layout import IO_STACK_LOCATION_SIZE
 from vm.emulated.mm import mdl
-from vm.emulated.ntstatus import STATUS_INVALID_PARAMETER, STATUS_SUCCESS, NtStatusError
+from vm.emulated.ntstatus import STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_PARAMETER, STATUS_SUCCESS, NtStatusError
 
 if TYPE_CHECKING:
     from vm.emulated.kernel import Kernel
@@ -221,6 +221,8 @@ def io_set_completion_routine_ex(
 
     Drivers here are never unloaded while one of their devices is open, so there is nothing more to keep.
     """
+    if kernel.faults.memory_is_short("IoSetCompletionRoutineEx"):
+        return STATUS_INSUFFICIENT_RESOURCES
     location = kernel.mem.u64(irp + at.IRP_CURRENT_STACK_LOCATION) - IO_STACK_LOCATION_SIZE
     control = (
         (at.SL_INVOKE_ON_SUCCESS if success else 0)

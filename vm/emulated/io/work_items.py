@@ -104,6 +104,8 @@ def host_work_item_returned(kernel: Kernel, call: int, routine: int) -> None:
 def io_allocate_work_item(kernel: Kernel, io_object: int) -> int:
     """Microsoft Learn, IoAllocateWorkItem."""
     kernel.ob.record(io_object)
+    if kernel.faults.memory_is_short("IoAllocateWorkItem"):
+        return 0
     body = kernel.heap.allocate(WORK_ITEM_SIZE)
     kernel.io.state.work_items[body] = WorkItem(body, io_object, kernel.caller(), owned=True)
     return body

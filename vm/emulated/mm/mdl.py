@@ -16,7 +16,7 @@ from vm.emulated.faults import Bugcheck, NtException, PageFault
 from vm.emulated.io import layout as at
 from vm.emulated.layout import MDL_MAPPINGS, MDL_SIZE, PAGE, USER_PROBE_ADDRESS
 from vm.emulated.mm.memory import ACCESS_READ, ACCESS_WRITE, READ, WRITE
-from vm.emulated.ntstatus import STATUS_ACCESS_VIOLATION
+from vm.emulated.ntstatus import STATUS_ACCESS_VIOLATION, STATUS_INSUFFICIENT_RESOURCES
 from vm.emulated.processor.cpu import MissingImport
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def leftovers(kernel: Kernel, low: int, high: int) -> list[str]:
 @EXPORTS.function("IoAllocateMdl", args="ptr u32 bool bool ptr", irql=DISPATCH_LEVEL)
 def io_allocate_mdl(kernel: Kernel, address: int, length: int, secondary: bool, _quota: bool, irp: int) -> int:
     """Microsoft Learn, IoAllocateMdl: becomes the IRP's MDL, or with `secondary` the last of its chain."""
-    if length >= 1 << 31:
+    if length >= 1 << 31 or kernel.faults.memory_is_short("IoAllocateMdl"):
         return 0
     body = create(kernel, address, length, site=kernel.caller())
     if irp:
@@ -189,6 +189,9 @@ def mm_probe_and_lock_pages(kernel: Kernel, body: int, mode: int, operation: int
         raise Bugcheck(
             0xA, start + offset, kernel.irql, 0, kernel.caller(), reason="pageable memory locked at DISPATCH_LEVEL"
         )
+    if kernel.faults.memory_is_short("MmProbeAndLockPages"):
+        # That it raises is documented, with which status is not.
+        raise NtException(STATUS_INSUFFICIENT_RESOURCES)
     try:
         lock(kernel, body, write=operation != IO_READ_ACCESS)
     except PageFault:
@@ -206,6 +209,11 @@ def mm_map_locked_pages_specify_cache(
     kernel: Kernel, body: int, mode: int, _cache: int, _address: int, _bugcheck: int, _priority: int
 ) -> int:
     """Microsoft Learn, MmMapLockedPagesSpecifyCache, for system addresses."""
+    _check_mapping(kernel, body, mode)
+    return 0 if kernel.faults.memory_is_short("MmMapLockedPagesSpecifyCache") else map_locked(kernel, body)
+
+
+def _check_mapping(kernel: Kernel, body: int, mode: int) -> None:
     flags = kernel.mem.u16(body + at.MDL_FLAGS)
     if mode == USER_MODE:
         raise MissingImport("ntoskrnl.exe", "MmMapLockedPagesSpecifyCache with AccessMode UserMode")
@@ -213,13 +221,13 @@ def mm_map_locked_pages_specify_cache(
         raise Bugcheck(
             SYSTEM_PTE_MISUSE, 0, body, reason="MmMapLockedPagesSpecifyCache of pages that are not locked, or twice"
         )
-    return map_locked(kernel, body)
 
 
 @EXPORTS.function("MmMapLockedPages", args="ptr u8", irql=DISPATCH_LEVEL)
 def mm_map_locked_pages(kernel: Kernel, body: int, mode: int) -> int:
-    """Microsoft Learn, MmMapLockedPages (obsolete): as with MmCached."""
-    return mm_map_locked_pages_specify_cache(kernel, body, mode, 1, 0, 1, 16) or 0
+    """Microsoft Learn, MmMapLockedPages (obsolete): as with MmCached; it stops the system instead of failing."""
+    _check_mapping(kernel, body, mode)
+    return map_locked(kernel, body)
 
 
 @EXPORTS.function("MmUnmapLockedPages", args="ptr ptr", irql=DISPATCH_LEVEL)

@@ -212,8 +212,14 @@ def _allocate_by_flags(kernel: Kernel, flags: int, size: int, tag: int) -> int:
     paged = kinds == _POOL_FLAG_PAGED
     _check_irql(kernel, paged=paged, pool_type=flags, size=size)
     zero = not flags & _POOL_FLAG_UNINITIALIZED
-    block = kernel.pool.allocate(size, tag, paged=paged, zero=zero, site=kernel.caller())
-    return block or _refused(kernel, raises=bool(flags & _POOL_FLAG_RAISE_ON_FAILURE))
+    return _take(kernel, size, tag, paged=paged, zero=zero, raises=bool(flags & _POOL_FLAG_RAISE_ON_FAILURE))
+
+
+def _take(kernel: Kernel, size: int, tag: int, *, paged: bool, raises: bool, zero: bool = False) -> int:
+    block = 0
+    if not kernel.faults.memory_is_short("a pool allocation", tag):
+        block = kernel.pool.allocate(size, tag, paged=paged, zero=zero, site=kernel.caller())
+    return block or _refused(kernel, raises=raises)
 
 
 def _refused(_kernel: Kernel, *, raises: bool) -> int:
@@ -239,8 +245,7 @@ def ex_allocate_pool_with_tag(kernel: Kernel, pool_type: int, size: int, tag: in
     """Microsoft Learn, ExAllocatePoolWithTag: contents undefined."""
     paged = bool(pool_type & _PAGED_POOL)
     _check_irql(kernel, paged=paged, pool_type=pool_type, size=size)
-    block = kernel.pool.allocate(size, tag, paged=paged, zero=False, site=kernel.caller())
-    return block or _refused(kernel, raises=bool(pool_type & _POOL_RAISE_IF_ALLOCATION_FAILURE))
+    return _take(kernel, size, tag, paged=paged, raises=bool(pool_type & _POOL_RAISE_IF_ALLOCATION_FAILURE))
 
 
 @EXPORTS.function("ExAllocatePoolWithQuotaTag", args="u32 size u32")
@@ -248,8 +253,7 @@ def ex_allocate_pool_with_quota_tag(kernel: Kernel, pool_type: int, size: int, t
     """Microsoft Learn, ExAllocatePoolWithQuotaTag: raises unless POOL_QUOTA_FAIL_INSTEAD_OF_RAISE (8)."""
     paged = bool(pool_type & _PAGED_POOL)
     _check_irql(kernel, paged=paged, pool_type=pool_type, size=size)
-    block = kernel.pool.allocate(size, tag, paged=paged, zero=False, site=kernel.caller())
-    return block or _refused(kernel, raises=not pool_type & 8)
+    return _take(kernel, size, tag, paged=paged, raises=not pool_type & 8)
 
 
 @EXPORTS.function("ExAllocatePool", args="u32 size")

@@ -63,7 +63,8 @@ def store(kernel: Kernel, target: int, text: bytes, terminator: bytes, *, alloca
     if len(text) > MAXIMUM_STRING - len(terminator):
         return STATUS_INVALID_PARAMETER_2
     if allocate:
-        buffer = kernel.pool.allocate(max(size, 2), STRING_TAG, paged=True)
+        short = kernel.faults.memory_is_short("the allocation of a string")
+        buffer = 0 if short else kernel.pool.allocate(max(size, 2), STRING_TAG, paged=True)
         if not buffer:
             return STATUS_NO_MEMORY
         kernel.mem.set_unicode_string(target, len(text), size, buffer)

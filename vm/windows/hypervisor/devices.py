@@ -12,9 +12,6 @@ from vm.windows.hypervisor.xml_fields import choice, file, part, present, switch
 YES: Final = ("yes", "no")
 ON: Final = ("on", "off")
 
-NETWORK_ALIAS: Final = "ua-net0"
-"""Alias of the guest's adapter; ``ua-`` marks an alias that the user gave, which libvirt keeps."""
-
 
 class DiskDevice(enum.Enum):
     """What the guest sees."""
@@ -58,6 +55,23 @@ class PanicModel(enum.Enum):
 
 
 @dataclass(frozen=True)
+class Base:
+    """The lowest file of a chain.
+
+    Attributes:
+        kind: ``file``.
+        format: how it is laid out.
+        path: the file.
+        pinned: whether it is said that nothing is below it.
+    """
+
+    kind: str = text("@type", default="file")
+    format: ImageFormat = choice("format@type", ImageFormat)
+    path: Path = file("source@file")
+    pinned: bool = present("backingStore", default=True)
+
+
+@dataclass(frozen=True)
 class Backing:
     """The read-only file below an overlay.
 
@@ -65,13 +79,15 @@ class Backing:
         kind: ``file``.
         format: how it is laid out.
         path: the file.
-        bottom: whether nothing is below it, said so that no image can name a file of its own choice.
+        pinned: whether it is said what is below it, or that nothing is, so that no image can name a file of its choice.
+        below: what it is itself an overlay of, None for nothing.
     """
 
     kind: str = text("@type", default="file")
     format: ImageFormat = choice("format@type", ImageFormat)
     path: Path = file("source@file")
-    bottom: bool = present("backingStore", default=True)
+    pinned: bool = present("backingStore", default=True)
+    below: Base | None = part("backingStore", Base, default=None, empty_is_none=True)
 
 
 @dataclass(frozen=True)
@@ -122,23 +138,6 @@ class Controller:
     kind: str = text("@type")
     index: int | None = whole("@index", default=None)
     model: str | None = text("@model", default=None)
-
-
-@dataclass(frozen=True)
-class Interface:
-    """A network adapter.
-
-    Attributes:
-        kind: ``user``: a network of QEMU's own for each guest, which no other guest shares.
-        mac: its address; None to let libvirt choose. A saved machine keeps its own.
-        model: what the guest sees.
-        alias: name by which the monitor forwards ports to it.
-    """
-
-    kind: str = text("@type", default="user")
-    mac: str | None = text("mac@address", default=None)
-    model: str = text("model@type")
-    alias: str | None = text("alias@name", default=None)
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from vm.windows.hypervisor.devices import (
     Controller,
     Disk,
     Graphics,
-    Interface,
     Panic,
     Serial,
     Tpm,
 )
+from vm.windows.hypervisor.guest_network import GuestNetwork, GuestNetworkRule
 from vm.windows.hypervisor.mark import Mark, MarkRule
 from vm.windows.hypervisor.xml_fields import (
     XmlError,
@@ -229,7 +229,6 @@ class Devices:
     Attributes:
         disks: disks and CD drives.
         controllers: controllers that are not left to libvirt.
-        interfaces: network adapters.
         serials: serial ports.
         channels: channels to programs in the guest.
         graphics: how the screen is looked at.
@@ -244,7 +243,6 @@ class Devices:
     controllers: tuple[Controller, ...] = parts(
         "controller", Controller, chosen=lambda found: found.get("type") in {"scsi", "nvme", "usb"}
     )
-    interfaces: tuple[Interface, ...] = parts("interface", Interface)
     serials: tuple[Serial, ...] = parts("serial", Serial)
     channels: tuple[Channel, ...] = parts("channel", Channel)
     graphics: tuple[Graphics, ...] = parts("graphics", Graphics)
@@ -273,6 +271,7 @@ class Domain:
         on_crash: what becomes of it when the guest crashed.
         suspend_to_memory, suspend_to_disk: whether the guest may sleep, which would look like a hang.
         devices: the devices.
+        network: the network adapter, which is given to QEMU past libvirt; None to have none.
     """
 
     accelerator: Accelerator = choice("@type", Accelerator)
@@ -291,6 +290,7 @@ class Domain:
     suspend_to_memory: bool | None = switch("pm/suspend-to-mem@enabled", YES, default=None)
     suspend_to_disk: bool | None = switch("pm/suspend-to-disk@enabled", YES, default=None)
     devices: Devices = part("devices", Devices)
+    network: GuestNetwork | None = declared(GuestNetworkRule(), None)
 
     def to_element(self) -> ET.Element:
         """The domain as XML.

@@ -8,8 +8,8 @@ from typing import Final
 
 from vm.errors import MachineConfigurationError
 from vm.windows.hypervisor.devices import (
-    NETWORK_ALIAS,
     Backing,
+    Base,
     Bus,
     CacheMode,
     Channel,
@@ -18,7 +18,6 @@ from vm.windows.hypervisor.devices import (
     DiskDevice,
     Graphics,
     ImageFormat,
-    Interface,
     Panic,
     PanicModel,
     Serial,
@@ -39,6 +38,7 @@ from vm.windows.hypervisor.domain_xml import (
     PlatformFeatures,
     Timer,
 )
+from vm.windows.hypervisor.guest_network import GuestNetwork
 from vm.windows.hypervisor.mark import Mark
 from vm.windows.profiles.profile import DiskBus, Firmware, Hardware
 
@@ -107,7 +107,6 @@ def build_domain(
     accelerator: Accelerator,
     mark: Mark,
     nested: bool = False,
-    mac: str | None = None,
 ) -> Domain:
     """The domain of a machine.
 
@@ -118,7 +117,6 @@ def build_domain(
         accelerator: what runs it.
         mark: the project's mark.
         nested: whether the guest runs a hypervisor of its own, which memory integrity needs.
-        mac: address of its network adapter; None to let libvirt choose.
 
     Raises:
         MachineConfigurationError: an enlightenment is unknown or lacks one that it needs, or UEFI has no file for its
@@ -145,7 +143,8 @@ def build_domain(
         clock=_clock(accelerator),
         suspend_to_memory=False,
         suspend_to_disk=False,
-        devices=_devices(hardware, files, mac),
+        devices=_devices(hardware, files),
+        network=GuestNetwork(hardware.network.value),
     )
 
 
@@ -176,7 +175,7 @@ def clone_of(golden: Domain, *, disk: Path, variables: Path | None, mark: Mark, 
         format=ImageFormat.QCOW2,
         cache=CacheMode.UNSAFE,
         path=disk,
-        backing=Backing(format=system.format, path=system.path, bottom=system.backing is None),
+        backing=Backing(format=system.format, path=system.path, below=_base(system.backing)),
     )
     serials = tuple(
         replace(one, log=serial_log, append=None if serial_log is None else False) for one in golden.devices.serials
@@ -191,6 +190,11 @@ def clone_of(golden: Domain, *, disk: Path, variables: Path | None, mark: Mark, 
             serials=serials,
         ),
     )
+
+
+def _base(backing: Backing | None) -> Base | None:
+    """What the golden machine's own disk stands on, which is an image: nothing is below that."""
+    return None if backing is None else Base(format=backing.format, path=backing.path)
 
 
 def check_supported(domain: Domain, version: tuple[int, int, int]) -> None:
@@ -248,10 +252,12 @@ def _enlightenments(hardware: Hardware, accelerator: Accelerator) -> Enlightenme
 
 
 def _cpu(hardware: Hardware, accelerator: Accelerator, *, nested: bool) -> Cpu:
+    if accelerator is Accelerator.QEMU:
+        # Nothing is taken away here: without svm, a Linux guest under QEMU 7.2's TCG soon reads wrong data.
+        return Cpu(mode=CpuMode.MAXIMUM, check="none", sockets=1, cores=hardware.cpus, threads=1)
     # A hypervisor in the guest slows it and hides faults; it is taken away unless memory integrity asks for it.
     hidden = () if nested else tuple(CpuFeature(policy="disable", name=name) for name in ("vmx", "svm"))
-    mode = CpuMode.HOST_PASSTHROUGH if accelerator is Accelerator.KVM else CpuMode.MAXIMUM
-    return Cpu(mode=mode, check="none", sockets=1, cores=hardware.cpus, threads=1, features=hidden)
+    return Cpu(mode=CpuMode.HOST_PASSTHROUGH, check="none", sockets=1, cores=hardware.cpus, threads=1, features=hidden)
 
 
 def _clock(accelerator: Accelerator) -> Clock:
@@ -283,7 +289,7 @@ def _system_disk(hardware: Hardware, files: Files) -> Disk:
     )
 
 
-def _devices(hardware: Hardware, files: Files, mac: str | None) -> Devices:
+def _devices(hardware: Hardware, files: Files) -> Devices:
     drives = tuple(
         Disk(
             device=DiskDevice.CDROM,
@@ -308,7 +314,6 @@ def _devices(hardware: Hardware, files: Files, mac: str | None) -> Devices:
         disks=(_system_disk(hardware, files), *drives),
         # Without USB nothing polls the guest; its keyboard is a PS/2 one.
         controllers=(*storage, Controller(kind="usb", model="none")),
-        interfaces=(Interface(mac=mac, model=hardware.network.value, alias=NETWORK_ALIAS),),
         serials=(Serial(log=files.serial_log, append=None if files.serial_log is None else False),),
         channels=(Channel(name=AGENT_CHANNEL),),
         graphics=(Graphics(),),

@@ -98,6 +98,11 @@ def judge(record: Versioned | None, now_ms: int, probe: OwnerProbe, *, skew_ms: 
     return Judgement(Standing.HELD, f"held by {mark.owner}")
 
 
+def _always(_slot: str) -> bool:
+    """Every slot of this process is in use."""
+    return True
+
+
 class Leases:
     """The leases of one owner.
 
@@ -110,6 +115,8 @@ class Leases:
         image: the image that the slots are of, for the mark.
         lifetime_ms: how long a lease holds without a heartbeat.
         skew_ms: how far clocks may be apart.
+        in_use: whether this process still uses a slot that is recorded as its own. One that it lost with a connection,
+            and could not give back, it may take again.
     """
 
     def __init__(
@@ -123,7 +130,9 @@ class Leases:
         image: str | None = None,
         lifetime_ms: int = LIFETIME_MS,
         skew_ms: int = SKEW_MS,
+        in_use: Callable[[str], bool] = _always,
     ) -> None:
+        self._in_use = in_use
         self._store = store
         self._owner = owner
         self._probe = probe
@@ -147,6 +156,8 @@ class Leases:
         for slot in slots:
             record = self._store.read(slot)
             found = judge(record, self._clock(), self._probe, skew_ms=self._skew_ms)
+            if found.standing is Standing.HELD and self._is_left_behind(slot, record):
+                found = Judgement(Standing.ORPHANED, "this process itself could not give it back")
             if found.standing in {Standing.FREE, Standing.ORPHANED}:
                 held = self._take(slot, record, reclaimed=found.standing is Standing.ORPHANED)
                 if held is not None:
@@ -215,6 +226,12 @@ class Leases:
                 raise LeaseLost(f"slot {held.slot}: another owner has taken it over; nothing more may be done with it")
         assert expected is not None
         return replace(held, record=Versioned(expected.version + 1, mark))
+
+    def _is_left_behind(self, slot: str, record: Versioned | None) -> bool:
+        mark = None if record is None else record.mark
+        if mark is None or self._in_use(slot):
+            return False
+        return replace(mark.owner, worker="") == replace(self._owner, worker="")
 
     def _is_mine(self, record: Versioned | None) -> bool:
         mark = None if record is None else record.mark

@@ -6,15 +6,14 @@ A forwarding ends with the QEMU process, so it is made again after every start a
 from __future__ import annotations
 
 import re
+from ipaddress import IPv4Address
 from typing import Final
 
 from vm.errors import MachineBroken
-from vm.windows.hypervisor.devices import NETWORK_ALIAS
+from vm.windows.hypervisor.guest_network import NETDEV
 
-LOOPBACK: Final = "127.0.0.1"
+LOOPBACK: Final = IPv4Address("127.0.0.1")
 """Other computers reach a guest only through the hypervisor's own connection."""
-NETDEV: Final = f"host{NETWORK_ALIAS}"
-"""QEMU's name of the network: libvirt's alias with ``host`` before it."""
 INFO_COMMAND: Final = "info usernet"
 
 _NETWORK: Final = re.compile(r"\S.*\((?P<name>[^()]+)\):")
@@ -23,15 +22,16 @@ _FORWARD: Final = re.compile(
 )
 
 
-def forward_command(guest_port: int) -> str:
+def forward_command(guest_port: int, address: IPv4Address = LOOPBACK) -> str:
     """The monitor command that forwards a free port of the host, which QEMU chooses, to a port of the guest.
 
     Args:
         guest_port: TCP port, 1 to 65535.
+        address: the host's address on which it listens.
     """
     if not 1 <= guest_port <= 0xFFFF:
         raise ValueError(f"{guest_port} is no TCP port")
-    return f"hostfwd_add {NETDEV} tcp:{LOOPBACK}:0-:{guest_port}"
+    return f"hostfwd_add {NETDEV} tcp:{address}:0-:{guest_port}"
 
 
 def check_answer(answer: str, domain: str) -> None:
@@ -44,8 +44,8 @@ def check_answer(answer: str, domain: str) -> None:
         raise MachineBroken(f"domain {domain}: QEMU does not forward a port: {answer.strip()}")
 
 
-def forwarded_ports(answer: str) -> dict[int, int]:
-    """The host's ports on the loopback address by the guest's, from the answer to INFO_COMMAND.
+def forwarded_ports(answer: str, address: IPv4Address = LOOPBACK) -> dict[int, int]:
+    """The host's ports on one of its addresses by the guest's, from the answer to INFO_COMMAND.
 
     The last one counts where a guest's port has several. Other networks and connections are left out.
     """
@@ -54,6 +54,6 @@ def forwarded_ports(answer: str) -> dict[int, int]:
     for line in answer.splitlines():
         if network := _NETWORK.fullmatch(line.rstrip()):
             ours = network["name"] == NETDEV
-        elif ours and (forward := _FORWARD.fullmatch(line)) and forward["address"] == LOOPBACK:
+        elif ours and (forward := _FORWARD.fullmatch(line)) and forward["address"] == str(address):
             found[int(forward["guest"])] = int(forward["port"])
     return found

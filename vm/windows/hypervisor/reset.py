@@ -90,6 +90,11 @@ def _against_save(capabilities: Capabilities) -> str | None:
         return f"the hypervisor refused: {capabilities.save_refused}"
     if not capabilities.migratable:
         return "the machine's memory cannot be saved"
+    return _against_room(capabilities)
+
+
+def _against_room(capabilities: Capabilities) -> str | None:
+    """Either way keeps the memory on the hypervisor's disk, in a file of its own or inside the overlay."""
     if capabilities.free_mib is not None and capabilities.free_mib < capabilities.memory_mib:
         return f"{capabilities.free_mib} MiB free, {capabilities.memory_mib} needed for the saved memory"
     return None
@@ -104,7 +109,7 @@ def _against_snapshot(capabilities: Capabilities) -> str | None:
         return "a writable disk is not qcow2"
     if capabilities.uefi and capabilities.libvirt < PFLASH_SNAPSHOT_SINCE:
         return f"with UEFI it needs libvirt {'.'.join(map(str, PFLASH_SNAPSHOT_SINCE))}"
-    return None
+    return _against_room(capabilities)
 
 
 class Trace(enum.Enum):

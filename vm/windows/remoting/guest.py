@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
-from vm import win32
-from vm.errors import Win32Error
-from vm.machine import RegistryValue, ServiceState
 from vm.windows.driver_trust import TrustStore
 from vm.windows.remoting.deadline import Deadline
-from vm.windows.remoting.errors import CommandTimedOut
+from vm.windows.remoting.errors import CommandTimedOut, ConnectionLost
 from vm.windows.remoting.session import DEFAULT_DEADLINE, GuestSession
 from vm.windows.remoting.values import Row
 
 AuditLog: TypeAlias = Literal["Security", "Sysmon"]
-
-_STATES = {1: ServiceState.STOPPED, 3: ServiceState.STOP_PENDING, 4: ServiceState.RUNNING}
-"""SERVICE_STATUS.dwCurrentState (winsvc.h); a driver service has no start, pause or continue pending."""
 
 T = TypeVar("T")
 
@@ -66,17 +61,6 @@ class GuestFacts:
         if self.code_integrity and not self.test_signing:
             found.append("test signing is off: run `bcdedit /set testsigning on` in the guest and restart it")
         return found
-
-
-@dataclass(frozen=True)
-class ServiceStatus:
-    """A service as the service control manager has it (winsvc.h)."""
-
-    state: int
-    win32_exit_code: int
-    service_type: int
-    start_type: int
-    image_path: str
 
 
 @dataclass(frozen=True)
@@ -135,64 +119,6 @@ class Guest:
     def facts(self) -> GuestFacts:
         """What the guest says of itself."""
         return _read(GuestFacts, self.session.one("Get-NtproofMachineFact"))
-
-    # Services
-
-    def create_service(self, name: str, image: str) -> None:
-        """Create a demand-start kernel service. Raises Win32Error as Machine.install_driver."""
-        self.session.call("New-NtproofDriverService", Name=name, ImagePath=image)
-
-    def start_service(self, name: str, *, deadline: float = DEFAULT_DEADLINE) -> None:
-        """Start a service. Raises Win32Error as Machine.start_driver, CommandTimedOut for an entry point that hangs."""
-        self.session.call("Start-NtproofDriverService", Name=name, deadline=deadline)
-
-    def stop_service(self, name: str, *, deadline: float = DEFAULT_DEADLINE) -> None:
-        """Stop a service. Raises Win32Error as Machine.stop_driver, CommandTimedOut for an unload that hangs."""
-        self.session.call("Stop-NtproofDriverService", Name=name, deadline=deadline)
-
-    def delete_service(self, name: str) -> None:
-        """Mark a service for deletion. Raises Win32Error as Machine.delete_driver."""
-        self.session.call("Remove-NtproofDriverService", Name=name)
-
-    def service_status(self, name: str) -> ServiceStatus:
-        """A service's state and configuration. Raises Win32Error ERROR_SERVICE_DOES_NOT_EXIST 1060."""
-        return _read(ServiceStatus, self.session.one("Get-NtproofDriverService", Name=name))
-
-    def service_state(self, name: str) -> ServiceState:
-        """A service's state in the words of the Machine protocol. Raises as service_status."""
-        return _STATES.get(self.service_status(name).state, ServiceState.STOP_PENDING)
-
-    def service_exists(self, name: str) -> bool:
-        """Whether there is such a service: what to ask after a connection was lost while one was created."""
-        try:
-            self.service_status(name)
-        except Win32Error as error:
-            if error.code != win32.ERROR_SERVICE_DOES_NOT_EXIST:
-                raise
-            return False
-        return True
-
-    def set_parameters(self, name: str, parameters: Mapping[str, RegistryValue]) -> None:
-        """Replace the values under a service's Parameters key."""
-        self.session.call("Clear-NtproofServiceParameter", Name=name)
-        for key, value in parameters.items():
-            # bool is an int to Python, and a DWORD to a driver.
-            number = int(value) if isinstance(value, int) else None
-            text = value if isinstance(value, str) else None
-            data = value if isinstance(value, bytes) else None
-            self.session.call(
-                "Set-NtproofServiceParameter", Name=name, ValueName=key, Number=number, Text=text, Data=data
-            )
-
-    def parameters(self, name: str) -> dict[str, RegistryValue]:
-        """The values under a service's Parameters key."""
-        found: dict[str, RegistryValue] = {}
-        for row in self.session.call("Get-NtproofServiceParameter", Name=name):
-            given = [row[key] for key in ("Number", "Text", "Data") if row[key] is not None]
-            value = given[0] if given else b""
-            assert isinstance(value, int | str | bytes)
-            found[str(row["ValueName"])] = value
-        return found
 
     # Trust
 
@@ -273,6 +199,12 @@ class Guest:
         """The dumps that the guest keeps, newest last."""
         return [_read(CrashDump, row) for row in self.session.call("Get-NtproofCrashDump")]
 
+    def read_file(self, path: str, count: int) -> bytes:
+        """The first bytes of a file, at most 2 MiB of them. Raises Win32Error ERROR_FILE_NOT_FOUND 2 and others."""
+        data = self.session.one("Read-NtproofFileChunk", Path=path, Offset=0, Count=count)["Data"]
+        assert isinstance(data, bytes)
+        return data
+
     def keep_dumps(self, dump_type: int = 1, *, auto_reboot: bool = False) -> None:
         """Set what happens at a bugcheck: 0 no dump, 1 complete, 2 kernel, 3 small, 7 automatic."""
         self.session.call("Set-NtproofCrashControl", DumpType=dump_type, AutoReboot=auto_reboot)
@@ -290,7 +222,9 @@ class Guest:
         """
         limit = Deadline(deadline)
         before = self.session.info.boot_id
-        self.session.call("Restart-NtproofMachine", DelaySeconds=delay)
+        # A slow guest is down before its answer has arrived; its boot tells whether it restarted, not the answer.
+        with suppress(ConnectionLost):
+            self.session.call("Restart-NtproofMachine", DelaySeconds=delay)
         while not limit.passed:
             # One attempt may take a moment even when there is hardly a moment left.
             if self.session.connect_when_ready(max(limit.remaining(), 5.0)).boot_id != before:

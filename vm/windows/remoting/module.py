@@ -14,17 +14,12 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
 from vm.windows.remoting.errors import GuestProtocolError
+from vm.windows.remoting.module_files import FILES, FOLDER
 from vm.windows.remoting.psrp import Call, properties
 
 if TYPE_CHECKING:
     from vm.windows.remoting.deadline import Deadline
     from vm.windows.remoting.session import GuestSession
-
-FOLDER: Final = r"C:\Program Files\WindowsPowerShell\Modules\NtproofGuest"
-"""Where the module lives: only administrators write there."""
-
-FILES: Final = ("NtproofGuest.psd1", "NtproofGuest.psm1", "NtproofNative.cs")
-"""The module's files, in the order in which their hash is taken."""
 
 CHUNK: Final = 64 * 1024
 """Bytes in one Set-Content or Add-Content: these take each byte as an object, so larger ones cost memory."""

@@ -142,6 +142,11 @@ class PsrpConnection:
         self.usable = False
         self._transport.close()
 
+    def abort(self) -> None:
+        """Break the connection, from any thread and without waiting: a command under way ends as ConnectionLost."""
+        self.usable = False
+        self._transport.abort()
+
     def _run(self, calls: Sequence[Call], deadline: Deadline) -> Iterator[Any]:
         name = calls[-1].name
         self._transport.deadline = deadline

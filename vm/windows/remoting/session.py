@@ -8,6 +8,7 @@ that the schema calls repeatable is.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ class GuestSession:
         self._schema = schema or guest_schema()
         self._connection: PsrpConnection | None = None
         self._info: GuestInfo | None = None
+        self._aborted = threading.Event()
 
     def __enter__(self) -> Self:
         return self
@@ -126,7 +128,7 @@ class GuestSession:
                 has passed.
             IdentityChanged, CredentialsRefused, GuestProtocolError: at once.
         """
-        limit = Deadline(deadline)
+        limit = Deadline(deadline, cancelled=self._aborted)
         while True:
             alive()
             try:
@@ -166,7 +168,7 @@ class GuestSession:
         try:
             return list(self._rows(command, arguments, limit))
         except ConnectionLost as error:
-            if not command.repeatable or limit.passed:
+            if not command.repeatable or limit.passed or self._aborted.is_set():
                 raise
             logger.info("%s; connecting again", error)
         self.reconnect(limit.remaining())
@@ -189,6 +191,16 @@ class GuestSession:
     def run_builtin(self, calls: list[Call], deadline: Deadline) -> list[object]:
         """Run cmdlets that every Windows has; for sending the module itself. Raises as `call`."""
         return list(self._usable().run(calls, deadline))
+
+    def abort(self) -> None:
+        """Break the connection, from any thread and without waiting: a call under way ends as ConnectionLost.
+
+        The session is of no more use.
+        """
+        self._aborted.set()
+        connection = self._connection
+        if connection is not None:
+            connection.abort()
 
     def close(self) -> None:
         """End the session; what it started in the guest ends with it. Closing twice does nothing."""

@@ -1,4 +1,4 @@
-"""SFTP to a guest's OpenSSH server: the host key is pinned, and files are written as fast as the link allows.
+"""SSH to a guest's OpenSSH server: the host key is pinned; programs run over it, and files as fast as the link allows.
 
 Nothing of the user's own SSH set-up takes part: no known_hosts, no agent, no key files, no configuration.
 """
@@ -12,7 +12,7 @@ import hmac
 import logging
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final, Self
 
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 CHUNK: Final = 256 * 1024
 """Bytes handed to paramiko at a time, and so how often the deadline is looked at."""
+
+_LIBRARY_LOG: Final = f"{__name__}.library"
 
 CONNECT_SECONDS: Final = 10.0
 """How long connection, key exchange and login may take together at most."""
@@ -75,33 +77,143 @@ class SshEndpoint:
         return f"{host}:{self.port}"
 
 
-class SftpConnection:
-    """A logged-in connection for files; a context manager.
+class SshConnection:
+    """A logged-in connection: files and programs go over it side by side; a context manager.
 
     Args:
         endpoint: where, and with which host key.
-        credentials: of a user who may write where files are sent.
+        credentials: of a user of the guest.
         deadline: by when the login must be done.
 
     Raises:
-        ConnectionFailed: nobody listens, or it is no SSH server with SFTP.
+        ConnectionFailed: nobody listens, or it is no SSH server.
         IdentityChanged: another host key; nothing was sent.
         CredentialsRefused: the login failed.
     """
 
     def __init__(self, endpoint: SshEndpoint, credentials: Credentials, deadline: Deadline) -> None:
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         seconds = max(min(CONNECT_SECONDS, deadline.remaining()), 0.1)
         try:
-            connection = socket.create_connection((endpoint.host, endpoint.port), seconds)
+            self._socket = socket.create_connection((endpoint.host, endpoint.port), seconds)
         except OSError as error:
             raise ConnectionFailed(f"no SSH connection ({error})", endpoint=str(endpoint)) from error
-        self._transport = paramiko.Transport(connection)
+        # Answers of a few hundred bytes must not wait for one another.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._transport = paramiko.Transport(self._socket)
+        self._transport.set_log_channel(_LIBRARY_LOG)
         try:
-            self._sftp = self._log_in(credentials, seconds)
+            self._log_in(credentials, seconds)
         except BaseException:
             self.close()
             raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def alive(self) -> bool:
+        """False once the connection is known to be gone."""
+        return bool(self._transport.is_active())
+
+    def open_files(self) -> paramiko.SFTPClient:
+        """A channel for files. Raises ConnectionFailed where the server offers none."""
+        with self._opening("no SFTP"):
+            sftp = paramiko.SFTPClient.from_transport(self._transport)
+        assert sftp is not None
+        return sftp
+
+    def run(self, program: str) -> paramiko.Channel:
+        """Start a program, its standard input and output at the two ends of a channel.
+
+        Args:
+            program: path of the program; the guest's shell takes it as a whole command, so it holds nothing that a
+                shell would read otherwise.
+
+        Raises:
+            ConnectionFailed: the server refuses, or the connection is gone.
+        """
+        with self._opening(f"{program} cannot be started over SSH"):
+            channel = self._transport.open_session()
+            channel.exec_command(program)
+        return channel
+
+    def abort(self) -> None:
+        """Break the connection, from any thread and without waiting: every call on it ends at once."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connection; closing twice does nothing."""
+        self._transport.close()
+
+    @contextmanager
+    def _opening(self, problem: str) -> Iterator[None]:
+        try:
+            yield
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise ConnectionFailed(
+                f"{problem} ({error or type(error).__name__})", endpoint=str(self.endpoint)
+            ) from error
+
+    def _log_in(self, credentials: Credentials, seconds: float) -> None:
+        transport, place = self._transport, str(self.endpoint)
+        transport.banner_timeout = transport.auth_timeout = transport.channel_timeout = seconds
+        offered = transport.get_security_options()
+        wanted = _SIGNATURES.get(self.endpoint.key_type, (self.endpoint.key_type,))
+        # A server has keys of several kinds and shows the one that is asked for.
+        offered.key_types = [kind for kind in wanted if kind in offered.key_types]
+        try:
+            transport.start_client(timeout=seconds)
+            seen = transport.get_remote_server_key().asbytes()
+            if not hmac.compare_digest(seen, self.endpoint.key):
+                raise self._identity_changed(seen)
+            transport.auth_password(credentials.username, credentials.password, fallback=False)
+        except paramiko.ssh_exception.IncompatiblePeer as error:
+            raise self._identity_changed(None) from error
+        except paramiko.AuthenticationException as error:
+            raise CredentialsRefused(
+                f"the guest refuses these credentials for SSH ({error})", endpoint=place
+            ) from error
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise ConnectionFailed(f"no SSH login ({error or type(error).__name__})", endpoint=place) from error
+
+    def _identity_changed(self, seen: bytes | None) -> IdentityChanged:
+        shown = None if seen is None else fingerprint(seen)
+        return IdentityChanged(
+            "SSH host key", expected=fingerprint(self.endpoint.key), seen=shown, endpoint=str(self.endpoint)
+        )
+
+
+class SftpConnection:
+    """Files over an SSH connection; a context manager.
+
+    Args:
+        connection: logged in as a user who may write where files are sent.
+        owned: whether the connection is closed with this.
+
+    Raises:
+        ConnectionFailed: the server offers no SFTP.
+    """
+
+    def __init__(self, connection: SshConnection, *, owned: bool = False) -> None:
+        self._connection = connection
+        self._owned = owned
+        self._endpoint = connection.endpoint
+        try:
+            self._sftp = connection.open_files()
+        except BaseException:
+            if owned:
+                connection.close()
+            raise
+
+    @classmethod
+    def connect(cls, endpoint: SshEndpoint, credentials: Credentials, deadline: Deadline) -> Self:
+        """Files over a connection of their own. Arguments and errors as of SshConnection."""
+        return cls(SshConnection(endpoint, credentials, deadline), owned=True)
 
     def __enter__(self) -> Self:
         return self
@@ -147,39 +259,12 @@ class SftpConnection:
         return read
 
     def close(self) -> None:
-        """Close the connection; closing twice does nothing."""
-        self._transport.close()
-
-    def _log_in(self, credentials: Credentials, seconds: float) -> paramiko.SFTPClient:
-        transport, place = self._transport, str(self._endpoint)
-        transport.banner_timeout = transport.auth_timeout = transport.channel_timeout = seconds
-        offered = transport.get_security_options()
-        wanted = _SIGNATURES.get(self._endpoint.key_type, (self._endpoint.key_type,))
-        # A server has keys of several kinds and shows the one that is asked for.
-        offered.key_types = [kind for kind in wanted if kind in offered.key_types]
-        try:
-            transport.start_client(timeout=seconds)
-            seen = transport.get_remote_server_key().asbytes()
-            if not hmac.compare_digest(seen, self._endpoint.key):
-                raise self._identity_changed(seen)
-            transport.auth_password(credentials.username, credentials.password, fallback=False)
-            sftp = paramiko.SFTPClient.from_transport(transport)
-        except paramiko.ssh_exception.IncompatiblePeer as error:
-            raise self._identity_changed(None) from error
-        except paramiko.AuthenticationException as error:
-            raise CredentialsRefused(
-                f"the guest refuses these credentials for SSH ({error})", endpoint=place
-            ) from error
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            raise ConnectionFailed(f"no SFTP ({error or type(error).__name__})", endpoint=place) from error
-        assert sftp is not None
-        return sftp
-
-    def _identity_changed(self, seen: bytes | None) -> IdentityChanged:
-        shown = None if seen is None else fingerprint(seen)
-        return IdentityChanged(
-            "SSH host key", expected=fingerprint(self._endpoint.key), seen=shown, endpoint=str(self._endpoint)
-        )
+        """Close the files' channel, and the connection where it is this one's own; closing twice does nothing."""
+        # A connection that broke cannot be told that the channel ends.
+        with suppress(paramiko.SSHException, EOFError, OSError):
+            self._sftp.close()
+        if self._owned:
+            self._connection.close()
 
     def _limit(self, deadline: Deadline) -> None:
         if deadline.passed:
@@ -198,10 +283,13 @@ class SftpConnection:
         except (paramiko.SSHException, EOFError, ConnectionError) as error:
             raise ConnectionLost(f"SSH broke at {path} ({error or type(error).__name__})", endpoint=place) from error
         except OSError as error:
-            if not self._transport.is_active():
+            if not self._connection.alive:
                 raise ConnectionLost(f"SSH broke at {path} ({error})", endpoint=place) from error
             raise TransferFailed(f"the guest refuses {path} ({error})", endpoint=place) from error
 
+
+# A connection that breaks is no error to the library's log: whoever uses the connection says what it means.
+logging.getLogger(_LIBRARY_LOG).setLevel(logging.CRITICAL)
 
 # One RSA key signs in several ways (RFC 8332).
 _SIGNATURES: Final = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}

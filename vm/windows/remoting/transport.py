@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import socket
 import ssl
+import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -131,6 +134,12 @@ class DeadlineTransport:
         """Close every connection."""
         self._inner.close()
 
+    def abort(self) -> None:
+        """Break every connection, from any thread and without waiting: a request under way ends as Broken."""
+        adapter = self._inner.session.adapters["https://"]
+        assert isinstance(adapter, _PinnedAdapter)
+        adapter.abort()
+
     def _limits(self, operation: float | None) -> tuple[float, float]:
         left = max(self.deadline.remaining(), 0.1)
         if operation is None:
@@ -176,10 +185,12 @@ class _PinnedConnection(HTTPSConnection):
     """A TLS connection that is closed unless the peer shows the pinned certificate, before a byte is sent to it."""
 
     pinned: Endpoint
+    sockets: weakref.WeakSet[ssl.SSLSocket]
 
     def connect(self) -> None:
         super().connect()
         assert isinstance(self.sock, ssl.SSLSocket)
+        self.sockets.add(self.sock)
         certificate = self.sock.getpeercert(binary_form=True) or b""
         seen = hashlib.sha256(certificate).hexdigest()
         if not hmac.compare_digest(seen, self.pinned.fingerprint):
@@ -191,7 +202,14 @@ class _PinnedConnection(HTTPSConnection):
 class _PinnedAdapter(HTTPAdapter):
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
+        self._sockets: weakref.WeakSet[ssl.SSLSocket] = weakref.WeakSet()
         super().__init__(pool_connections=1, pool_maxsize=2, max_retries=0)
+
+    def abort(self) -> None:
+        """Shut every connection down in both directions, which wakes whoever waits for it."""
+        for opened in tuple(self._sockets):
+            with suppress(OSError):
+                socket.socket.shutdown(opened, socket.SHUT_RDWR)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: Any) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -201,6 +219,8 @@ class _PinnedAdapter(HTTPAdapter):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         super().init_poolmanager(connections, maxsize, block, ssl_context=context, assert_hostname=False, **kwargs)
-        connection = type("_PinnedConnection", (_PinnedConnection,), {"pinned": self._endpoint})
+        connection = type(
+            "_PinnedConnection", (_PinnedConnection,), {"pinned": self._endpoint, "sockets": self._sockets}
+        )
         pool = type("_PinnedPool", (HTTPSConnectionPool,), {"ConnectionCls": connection})
         self.poolmanager.pool_classes_by_scheme = {"https": pool}

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import socket
+import ssl
+import threading
 import time
 from functools import partial
+from hashlib import sha256
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from harness.build import der, pe
 from harness.build.signing.chain import chain_of
+from harness.build.signing.cms import SignedData, Signer, issuer_and_serial
 from harness.build.signing.files import NamedFile
+from harness.build.signing.identifiers import (
+    COUNTERSIGNATURE,
+    MESSAGE_DIGEST,
+    RSA_ENCRYPTION,
+    SHA256,
+    SIGNING_TIME,
+)
 from harness.build.signing.signature import strictly, verify_image
 from harness.build.signing.signer import KeySigner
 from harness.build.signing.timestamp_client import TimestampAuthority
-from harness.build.signing.timestamp_token import verify_token
+from harness.build.signing.timestamp_token import timestamp_of, verify_token
+from harness.build.signing.usable import rsa_signature
 from harness.errors import ConfigurationError, SignatureError, SigningFailed
-from tests.fixtures.signing_keys import CODE, STAMPING, make, root, rsa_key, team, write
+from tests.fixtures.signing_keys import CODE, SERVER, STAMPING, make, root, rsa_key, team, write
 from tests.fixtures.timestamp_server import Authority
 from tests.standin.requirements import require_program
 
@@ -224,3 +237,89 @@ def test_an_absent_file_of_roots_is_told_before_the_server_is_asked(authority, t
         TimestampAuthority(url, 5, roots, "timestamp").stamp(DATA)
 
     assert authority.requests == []
+
+
+def countersigned(time_attribute, *, usages=(STAMPING,), over=DATA):
+    """A signer that carries a countersignature as they were before RFC 3161 (PKCS#9), and what carries both."""
+    clock = make("Old Clock", rsa_key(8), usages=usages)
+    attributes = [
+        der.sequence(der.object_identifier(MESSAGE_DIGEST), der.set_of(der.octet_string(sha256(over).digest())))
+    ]
+    if time_attribute is not None:
+        attributes.append(der.sequence(der.object_identifier(SIGNING_TIME), der.set_of(time_attribute)))
+    encoded = der.set_of(*attributes)
+    info = der.sequence(
+        der.integer(1),
+        der.sequence(issuer_and_serial(clock.der)),
+        der.algorithm(SHA256),
+        b"\xa0" + encoded[1:],
+        der.algorithm(RSA_ENCRYPTION),
+        der.octet_string(rsa_signature(clock.key)(encoded)),
+    )
+    value = der.read(info)[0]
+    signer = Signer(team().certificate, "sha256", {}, ((der.object_identifier(COUNTERSIGNATURE), (value,)),), DATA)
+    return signer, SignedData(b"", value, (team().der, clock.der), ())
+
+
+@pytest.mark.parametrize(
+    ("encoded", "year"),
+    [
+        (der.encode(0x17, b"171002154543Z"), 2017),
+        (der.encode(0x17, b"991002154543Z"), 1999),
+        (der.encode(0x18, b"20171002154543Z"), 2017),
+        (der.encode(0x18, b"20171002154543.25Z"), 2017),
+    ],
+)
+def test_a_countersignature_of_the_older_kind_is_verified(encoded, year):
+    found = timestamp_of(*countersigned(encoded))
+
+    assert found.time == dt.datetime(year, 10, 2, 15, 45, 43, tzinfo=dt.UTC)
+    assert (found.authority, found.nonce) == ("CN=Old Clock", None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"over": b"other"}, "the signed digest does not match"),
+        ({"usages": (CODE,)}, "not meant for time stamping"),
+        ({"time_attribute": None}, "names no time"),
+        ({"time_attribute": der.encode(0x17, b"17100215Z")}, "time is malformed"),
+        ({"time_attribute": der.integer(5)}, "time is malformed"),
+        ({"time_attribute": der.encode(0x18, b"20179902154543Z")}, "malformed"),
+    ],
+)
+def test_a_countersignature_that_does_not_hold_is_refused(changes, complaint):
+    given = {"time_attribute": der.encode(0x17, b"171002154543Z"), **changes}
+
+    with pytest.raises(SignatureError, match=complaint):
+        strictly(partial(timestamp_of, *countersigned(**given)))
+
+
+def test_a_signature_is_no_time_stamp(identity):
+    signed = der.sequence(
+        der.object_identifier("1.2.840.113549.1.7.2"),
+        der.explicit(0, der.sequence(der.integer(1), der.set_of(), der.sequence(
+            der.object_identifier("1.2.840.113549.1.7.1"), der.explicit(0, der.octet_string(b""))), der.set_of())),
+    )  # fmt: skip
+
+    with pytest.raises(SignatureError, match="not an RFC 3161 token"):
+        verify_token(signed, DATA)
+
+
+def test_a_server_that_cannot_prove_who_it_is_is_refused(tmp_path):
+    owner = make("localhost", rsa_key(9), usages=(SERVER,))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(write(tmp_path / "c.pem", owner.pem()), write(tmp_path / "k.pem", owner.key_pem()))
+
+    def answer(listener):
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True):
+            pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, args=(listener,))
+        thread.start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/"
+        with pytest.raises(SigningFailed, match="certificate verify failed"):
+            TimestampAuthority(url, 5, None, "timestamp").stamp(DATA)
+        thread.join()

@@ -207,6 +207,39 @@ def test_a_denied_creation_may_be_unknown_to_the_witness():
     assert verdict.tolerated == {TOLERATED_DENIED: 2}
 
 
+def test_a_denied_creation_is_not_taken_for_the_next_process_of_its_pid():
+    denied = [replace(create(1, 4000), status=0xC0000022), Exit(2, 0, 4000, 0xC0000022)]
+    unread = [create(1, 4000, image=IMAGES[1])]
+
+    verdict = cross_check(denied, as_log(unread))
+
+    assert verdict.passed, verdict.render()
+    assert verdict.statistics["processes seen by both"] == 0
+
+
+def test_the_exit_of_a_denied_creation_whose_create_the_driver_lost_may_be_unknown_too():
+    events = a_day()
+    exit_ = Exit(501, 0, 4000, 0xC0000022)
+
+    with_gap = cross_check([*events[:10], Gap(500, 0, 1), exit_, *events[10:]], as_log(events))
+    without = cross_check([*events[:10], exit_, *events[10:]], as_log(events))
+
+    assert with_gap.passed, with_gap.render()
+    assert with_gap.tolerated == {TOLERATED_DENIED: 1}
+    assert without.kinds() == {Kind.UNEXPECTED_EXIT}
+
+
+def test_where_launches_are_not_known_the_driver_is_believed_that_one_was_reparented():
+    events = a_day()
+    events[10] = replace(events[10], parent_pid=1000, creator_pid=60)
+    told = list(as_log(events).events)
+    told[10] = replace(told[10], parent_pid=60)
+    log = replace(as_log(events), events=tuple(told))
+
+    assert cross_check(events, log, launches_known=False).passed
+    assert cross_check(events, log).kinds() == {Kind.PARENT}
+
+
 def test_the_audit_may_name_the_creating_process_of_a_launch_that_is_known_to_be_reparented():
     events = a_day()
     events[10] = replace(events[10], parent_pid=1000, creator_pid=60)

@@ -124,3 +124,13 @@ def test_a_command_line_full_of_what_xml_cannot_carry_is_compared_in_time():
 )
 def test_a_process_without_an_image_file_is_known_by_its_name(name, minimal):
     assert is_minimal_process(name) is minimal
+
+
+def test_an_image_name_may_hold_what_xml_cannot_carry():
+    driver = "\\??\\C:\\ntproof\\a\ud800b.exe"
+
+    assert compare_images(driver, "C:\\ntproof\\a\ufffdb.exe") is Agreement.QUIRK
+    assert compare_images(driver, "\\Device\\HarddiskVolume3\\ntproof\\a?b.exe") is Agreement.QUIRK
+    assert compare_images(driver, "C:\\ntproof\\a\ufffdc.exe") is Agreement.DIFFERENT
+    assert compare_images(driver, "D:\\ntproof\\a\ufffdb.exe") is Agreement.DIFFERENT
+    assert compare_images("C:\\a.exe", "C:\\b.exe") is Agreement.DIFFERENT

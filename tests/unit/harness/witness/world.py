@@ -55,11 +55,11 @@ def as_log(events, origin=Origin.AUDIT, *, start=0, end=None, complete=True):
 
 def to_xml(log, *, root=True, extra=""):
     """A log as Windows renders it."""
-    body = "".join(_event_xml(log.origin, log.host, event) for event in log.events) + extra
+    body = "".join(event_xml(log.origin, log.host, event) for event in log.events) + extra
     return f"<Events>{body}</Events>" if root else body
 
 
-def _event_xml(origin, host, event):
+def event_xml(origin, host, event):
     creation = isinstance(event, Create)
     if origin is Origin.AUDIT:
         provider, number = "Microsoft-Windows-Security-Auditing", 4688 if creation else 4689

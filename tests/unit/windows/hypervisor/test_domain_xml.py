@@ -50,7 +50,7 @@ def files(hardware, **changes):
     return replace(made, **changes)
 
 
-def build(hardware, accelerator=Accelerator.KVM, *, nested=False, mac=None, **changes):
+def build(hardware, accelerator=Accelerator.KVM, *, nested=False, **changes):
     return build_domain(
         hardware,
         files(hardware, **changes),
@@ -58,7 +58,6 @@ def build(hardware, accelerator=Accelerator.KVM, *, nested=False, mac=None, **ch
         accelerator=accelerator,
         mark=MARK,
         nested=nested,
-        mac=mac,
     )
 
 
@@ -71,7 +70,7 @@ def domains():
     """Every kind of machine, by the name of its golden file."""
     found = {f"{name}-{kind.value}": of_profile(name, kind) for name in PROFILES for kind in Accelerator}
     media = (Path("/iso/windows.iso"), Path("/iso/answers.iso"))
-    found["installation"] = build(WIN11, backing=None, media=media, mac="52:54:00:12:34:56")
+    found["installation"] = build(WIN11, backing=None, media=media)
     everything = replace(
         WIN11,
         secure_boot=True,
@@ -220,9 +219,9 @@ def test_a_clone_keeps_what_libvirt_does_not_let_change():
     clone = clone_of(golden_domain, disk=RUN / "c.qcow2", variables=RUN / "c.fd", mark=MARK, serial_log=RUN / "c.log")
 
     assert clone.name == golden_domain.name
-    assert clone.devices.interfaces == golden_domain.devices.interfaces
+    assert clone.network == golden_domain.network
     assert clone.devices.disks[0].backing.path == golden_domain.devices.disks[0].path
-    assert clone.devices.disks[0].backing.bottom
+    assert clone.devices.disks[0].backing.pinned
     assert clone.os.variables == RUN / "c.fd"
 
 
@@ -236,10 +235,13 @@ def test_a_clone_needs_a_disk_to_stand_on():
         clone_of(DOMAINS["probe"], disk=RUN / "c", variables=None, mark=MARK, serial_log=None)
 
 
-def test_a_clone_of_an_overlay_leaves_the_lower_files_to_their_own_headers():
+def test_every_file_below_a_clone_is_named_so_that_no_image_chooses_one():
     clone = clone_of(build(WIN11), disk=RUN / "c", variables=RUN / "v", mark=MARK, serial_log=None)
 
-    assert not clone.devices.disks[0].backing.bottom
+    golden_disk = clone.devices.disks[0].backing
+    assert (golden_disk.path, golden_disk.below.path) == (RUN / "disk.qcow2", IMAGES / "disk.qcow2")
+    assert golden_disk.pinned
+    assert golden_disk.below.pinned
 
 
 def test_uefi_without_a_file_for_its_variables_is_refused():

@@ -20,7 +20,7 @@ NO_SAVE = {"save_refused": "no room"}
         (BIOS, Strategy.GOLDEN_SAVE, "the fastest"),
         (replace(UEFI, free_mib=None), Strategy.GOLDEN_SAVE, "the fastest"),
         (replace(BIOS, **NO_SAVE), Strategy.INTERNAL_SNAPSHOT, "refused: no room"),
-        (replace(BIOS, free_mib=4095), Strategy.INTERNAL_SNAPSHOT, "4095 MiB free, 4096 needed"),
+        (replace(BIOS, free_mib=4095), Strategy.COLD_BOOT, "4095 MiB free, 4096 needed"),
         (replace(UEFI, **NO_SAVE), Strategy.COLD_BOOT, "with UEFI it needs libvirt 10.10.0"),
         (replace(UEFI, libvirt=(10, 10, 0), **NO_SAVE), Strategy.INTERNAL_SNAPSHOT, "refused: no room"),
         (replace(BIOS, qcow2=False, **NO_SAVE), Strategy.COLD_BOOT, "not qcow2"),

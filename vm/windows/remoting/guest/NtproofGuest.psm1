@@ -10,7 +10,6 @@ $ProgressPreference = 'SilentlyContinue'
 
 $script:SchemaVersion = 1
 $script:Files = @('NtproofGuest.psd1', 'NtproofGuest.psm1', 'NtproofNative.cs')
-$script:ServicesKey = 'SYSTEM\CurrentControlSet\Services'
 $script:CrashControlKey = 'SYSTEM\CurrentControlSet\Control\CrashControl'
 $script:MemoryManagementKey = 'SYSTEM\CurrentControlSet\Control\Session Manager\Memory Management'
 $script:Agents = @{}
@@ -37,16 +36,32 @@ function Import-NtproofNative {
     # The compiler takes a second; its result is kept beside the source, under a name that follows the source.
     $source = Join-Path -Path $PSScriptRoot -ChildPath 'NtproofNative.cs'
     $digest = Get-NtproofDigest -Data ([System.IO.File]::ReadAllBytes($source))
-    $assembly = Join-Path -Path $PSScriptRoot -ChildPath ('NtproofNative.' + $digest.Substring(0, 16) + '.dll')
+    $name = 'NtproofNative.' + $digest.Substring(0, 16) + '.dll'
+    $assembly = Join-Path -Path $PSScriptRoot -ChildPath $name
     if (-not [System.IO.File]::Exists($assembly)) {
-        $unfinished = $assembly + '.' + [System.Diagnostics.Process]::GetCurrentProcess().Id + '.dll'
-        Add-Type -Path $source -OutputAssembly $unfinished -OutputType Library -IgnoreWarnings
+        # In a folder of its own, since an assembly is called by the name of the file that it was compiled to.
+        $folder = Join-Path -Path $PSScriptRoot -ChildPath ([System.Guid]::NewGuid().ToString())
+        [void] [System.IO.Directory]::CreateDirectory($folder)
         try {
-            [System.IO.File]::Move($unfinished, $assembly)
+            $made = Join-Path -Path $folder -ChildPath $name
+            Add-Type -Path $source -OutputAssembly $made -OutputType Library -IgnoreWarnings
+            try {
+                [System.IO.File]::Move($made, $assembly)
+            }
+            catch [System.IO.IOException] {
+                # Another session was faster; nothing else keeps a file from its name.
+                if (-not [System.IO.File]::Exists($assembly)) {
+                    throw
+                }
+            }
         }
-        catch [System.IO.IOException] {
-            # Another session was faster.
-            [System.IO.File]::Delete($unfinished)
+        finally {
+            try {
+                [System.IO.Directory]::Delete($folder, $true)
+            }
+            catch [System.IO.IOException], [System.UnauthorizedAccessException] {
+                # A virus scanner still reads it; it stays and does no harm.
+            }
         }
     }
     Add-Type -Path $assembly
@@ -240,181 +255,6 @@ function Get-NtproofMachineFact {
     }
 }
 
-function New-NtproofDriverService {
-    [CmdletBinding()]
-    param(
-        [Parameter(Mandatory = $true)]
-        [AllowEmptyString()]
-        [string] $Name,
-        [Parameter(Mandatory = $true)]
-        [string] $ImagePath
-    )
-    Assert-NtproofOutcome -Outcome ([Ntproof.Services]::Create($Name, $ImagePath)) -Cmdlet $PSCmdlet
-}
-
-function Start-NtproofDriverService {
-    [CmdletBinding()]
-    param(
-        [Parameter(Mandatory = $true)]
-        [AllowEmptyString()]
-        [string] $Name
-    )
-    Assert-NtproofOutcome -Outcome ([Ntproof.Services]::Start($Name)) -Cmdlet $PSCmdlet
-}
-
-function Stop-NtproofDriverService {
-    [CmdletBinding()]
-    param(
-        [Parameter(Mandatory = $true)]
-        [AllowEmptyString()]
-        [string] $Name
-    )
-    $outcome = [Ntproof.Services]::Stop($Name)
-    Assert-NtproofOutcome -Outcome $outcome -Cmdlet $PSCmdlet
-    [PSCustomObject] @{
-        State         = [uint32] $outcome.State
-        Win32ExitCode = [uint32] $outcome.ExitCode
-    }
-}
-
-function Remove-NtproofDriverService {
-    [CmdletBinding()]
-    param(
-        [Parameter(Mandatory = $true)]
-        [AllowEmptyString()]
-        [string] $Name
-    )
-    Assert-NtproofOutcome -Outcome ([Ntproof.Services]::Delete($Name)) -Cmdlet $PSCmdlet
-}
-
-function Get-NtproofDriverService {
-    [CmdletBinding()]
-    param(
-        [Parameter(Mandatory = $true)]
-        [AllowEmptyString()]
-        [string] $Name
-    )
-    $outcome = [Ntproof.Services]::Query($Name)
-    Assert-NtproofOutcome -Outcome $outcome -Cmdlet $PSCmdlet
-    [PSCustomObject] @{
-        State         = [uint32] $outcome.State
-        Win32ExitCode = [uint32] $outcome.ExitCode
-        ServiceType   = [uint32] $outcome.ServiceType
-        StartType     = [uint32] $outcome.StartType
-        ImagePath     = [string] $outcome.ImagePath
-    }
-}
-
-function Open-NtproofParametersKey {
-    [CmdletBinding()]
-    param(
-        [Parameter(Mandatory = $true)]
-        [AllowEmptyString()]
-        [string] $Name,
-        [Parameter(Mandatory = $true)]
-        [System.Management.Automation.PSCmdlet] $Cmdlet,
-        [switch] $Create
-    )
-    # Asks the service control manager first: a name such as 'a\b' must not reach another key.
-    Assert-NtproofOutcome -Outcome ([Ntproof.Services]::Query($Name)) -Cmdlet $Cmdlet
-    $path = $script:ServicesKey + '\' + $Name + '\Parameters'
-    if ($Create) {
-        [Microsoft.Win32.Registry]::LocalMachine.CreateSubKey($path)
-    }
-    else {
-        [Microsoft.Win32.Registry]::LocalMachine.OpenSubKey($path)
-    }
-}
-
-function Set-NtproofServiceParameter {
-    [CmdletBinding()]
-    param(
-        [Parameter(Mandatory = $true)]
-        [AllowEmptyString()]
-        [string] $Name,
-        [Parameter(Mandatory = $true)]
-        [AllowEmptyString()]
-        [string] $ValueName,
-        [uint32] $Number,
-        [string] $Text,
-        [byte[]] $Data
-    )
-    $bound = $PSBoundParameters
-    $given = @('Number', 'Text', 'Data' | Where-Object { $bound.ContainsKey($_) })
-    if ($given.Count -ne 1) {
-        $PSCmdlet.ThrowTerminatingError((New-NtproofWin32Record -Code 87 -Call 'RegSetValueExW'))
-    }
-    $key = Open-NtproofParametersKey -Name $Name -Cmdlet $PSCmdlet -Create
-    try {
-        switch ($given[0]) {
-            'Number' {
-                $signed = [System.BitConverter]::ToInt32([System.BitConverter]::GetBytes($Number), 0)
-                $key.SetValue($ValueName, $signed, [Microsoft.Win32.RegistryValueKind]::DWord)
-            }
-            'Text' { $key.SetValue($ValueName, $Text, [Microsoft.Win32.RegistryValueKind]::String) }
-            'Data' {
-                $bytes = $Data
-                if ($null -eq $bytes) {
-                    $bytes = New-Object -TypeName 'byte[]' -ArgumentList 0
-                }
-                $key.SetValue($ValueName, $bytes, [Microsoft.Win32.RegistryValueKind]::Binary)
-            }
-        }
-    }
-    finally {
-        $key.Dispose()
-    }
-}
-
-function Get-NtproofServiceParameter {
-    [CmdletBinding()]
-    param(
-        [Parameter(Mandatory = $true)]
-        [AllowEmptyString()]
-        [string] $Name
-    )
-    $key = Open-NtproofParametersKey -Name $Name -Cmdlet $PSCmdlet
-    if ($null -eq $key) {
-        return
-    }
-    try {
-        foreach ($valueName in $key.GetValueNames()) {
-            $kind = $key.GetValueKind($valueName)
-            $value = $key.GetValue($valueName)
-            $number = $null
-            $text = $null
-            $data = $null
-            switch ($kind) {
-                'DWord' { $number = ConvertTo-NtproofUInt32 -Value $value }
-                'String' { $text = [string] $value }
-                # pypsrp cannot read an empty byte array; a null arrives.
-                'Binary' { if ($value.Length -gt 0) { $data = [byte[]] $value } }
-            }
-            [PSCustomObject] @{
-                ValueName = [string] $valueName
-                Number    = $number
-                Text      = $text
-                Data      = $data
-            }
-        }
-    }
-    finally {
-        $key.Dispose()
-    }
-}
-
-function Clear-NtproofServiceParameter {
-    [CmdletBinding()]
-    param(
-        [Parameter(Mandatory = $true)]
-        [AllowEmptyString()]
-        [string] $Name
-    )
-    Assert-NtproofOutcome -Outcome ([Ntproof.Services]::Query($Name)) -Cmdlet $PSCmdlet
-    $path = $script:ServicesKey + '\' + $Name + '\Parameters'
-    [Microsoft.Win32.Registry]::LocalMachine.DeleteSubKeyTree($path, $false)
-}
-
 function Open-NtproofStore {
     [CmdletBinding()]
     param(
@@ -601,7 +441,10 @@ function Read-NtproofFileChunk {
         $stream = [System.IO.File]::OpenRead($Path)
         try {
             $length = $stream.Length
-            $wanted = [System.Math]::Max(0, [System.Math]::Min([long] $Count, $length - $Offset))
+            $wanted = [System.Math]::Min([long] $Count, [long] ($length - $Offset))
+            if ($wanted -lt 0) {
+                $wanted = 0
+            }
             $bytes = New-Object -TypeName 'byte[]' -ArgumentList ([int] $wanted)
             $stream.Position = $Offset
             $got = 0
@@ -622,8 +465,9 @@ function Read-NtproofFileChunk {
     }
     $data = $null
     if ($got -gt 0) {
-        [System.Array]::Resize([ref] $bytes, $got)
-        $data = $bytes
+        # All but a file that became shorter meanwhile.
+        $data = New-Object -TypeName 'byte[]' -ArgumentList $got
+        [System.Buffer]::BlockCopy($bytes, 0, $data, 0, $got)
     }
     [PSCustomObject] @{
         Data   = $data

@@ -1,0 +1,191 @@
+"""A guest that crashes or hangs, and a hypervisor that fails: each is told for what it is, with its evidence."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures import libvirtd as daemons
+from tests.fixtures import tiny_linux
+from vm.errors import MachineBroken
+from vm.windows.leased_domain import DomainState
+
+PANIC = "echo c > /proc/sysrq-trigger"
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def called():
+    """A callback for `when_stopped`, as an event."""
+    return threading.Event()
+
+
+def qemu_of(daemon, name):
+    (pid,) = [pid for pid, line in daemon.processes().items() if f"guest={name}" in line]
+    return pid
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_panic_is_seen_and_ends_what_waits(lease, called):
+    domain = lease()
+    domain.when_stopped(called.set)
+    assert domain.wait_for_panic(0.1) is None
+
+    tiny_linux.tell(domain.address_of(22), PANIC)
+
+    assert domain.wait_for_panic(10) is not None
+    assert called.wait(1)
+    assert domain.state() is DomainState.CRASHED
+    assert domain.panic().code is None, "pvpanic tells no more than that"
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_callback_that_comes_late_is_called_at_once_and_one_taken_back_never(lease, called):
+    domain = lease()
+    other = threading.Event()
+    domain.when_stopped(other.set)
+    domain.when_stopped(None)
+    tiny_linux.tell(domain.address_of(22), PANIC)
+    assert domain.wait_for_panic(10) is not None
+
+    domain.when_stopped(called.set)
+
+    assert called.is_set()
+    assert not other.is_set()
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_screen_memory_and_serial_log_of_a_crash_are_collected(lease, tmp_path):
+    domain = lease()
+    tiny_linux.tell(domain.address_of(22), f"echo the last words > /dev/ttyS0; {PANIC}")
+    assert domain.wait_for_panic(10) is not None
+
+    found = {path.name: path.read_bytes() for path in domain.collect(tmp_path)}
+
+    assert set(found) == {"screen.png", "serial.log", "memory.kdump"}
+    assert found["screen.png"].startswith(PNG)
+    assert b"the last words" in found["serial.log"]
+    assert b"sysrq triggered crash" in found["serial.log"]
+    assert found["memory.kdump"].startswith((b"KDUMP", b"makedumpfile"))
+    assert domain.state() is DomainState.CRASHED, "looking changes nothing"
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_evidence_that_cannot_be_had_hides_nothing_else(lease, tmp_path, caplog):
+    domain = lease()
+    domain._machine.handle.destroy()
+
+    found = domain.collect(tmp_path)
+
+    assert [path.name for path in found] == ["serial.log"]
+    assert "gives no picture" in caplog.text
+    assert "no memory dump" in caplog.text
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_crashed_guest_boots_again_from_its_disk_and_is_reached(lease):
+    domain = lease()
+    tiny_linux.tell(domain.address_of(22), PANIC)
+    assert domain.wait_for_panic(10) is not None
+
+    domain.boot_again()
+
+    tiny_linux.wait_until_reachable(domain.address_of)
+    assert domain.state() is DomainState.RUNNING
+    assert domain.panic() is None
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_hanging_guest_is_interrupted_by_an_nmi(lease):
+    """As Windows does, this guest is told to crash at an NMI."""
+    domain = lease()
+    tiny_linux.ask(domain.address_of(22), "echo 1 > /proc/sys/kernel/unknown_nmi_panic")
+
+    domain.inject_nmi()
+
+    assert domain.wait_for_panic(10) is not None
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_qemu_that_is_killed_leaves_a_domain_that_is_off_and_comes_back(lease, daemon, called):
+    domain = lease()
+    domain.when_stopped(called.set)
+
+    os.kill(qemu_of(daemon, domain.name), signal.SIGKILL)
+
+    assert called.wait(10)
+    assert domain.state() is DomainState.OFF
+    assert domain.panic() is None
+    assert "killed" in domain.details["ended"]
+    with pytest.raises(MachineBroken, match=r"does not|cannot|is off"):
+        domain.address_of(22)
+    domain.revert()
+    assert domain.state() is DomainState.RUNNING
+    assert "ended" not in domain.details
+    tiny_linux.wait_until_reachable(domain.address_of)
+
+
+@pytest.fixture
+def own_daemon(tmp_path):
+    """A daemon for one test, which may kill it."""
+    with daemons.private_libvirtd(tmp_path / "libvirtd") as started:
+        yield started
+
+
+def test_a_libvirt_that_is_killed_is_told_as_the_machine_s_failure(own_daemon, lease, called, environment, tmp_path):
+    environment = {**environment, "NTPROOF_HYPERVISOR_DIR": str(tmp_path / "folder")}
+    from vm.windows.hypervisor.connection import Connection
+    from vm.windows.hypervisor.domain_events import DomainEvents
+
+    with Connection.open(own_daemon.uri) as connection:
+        events = DomainEvents(connection)
+        watch = events.watch("any")
+        watch.when_stopped(called.set)
+
+        own_daemon.kill()
+
+        assert called.wait(10)
+        with pytest.raises(MachineBroken, match=r"libvirt ended|the connection broke"):
+            connection.require_alive()
+        with pytest.raises(MachineBroken, match="start it again"):
+            connection.domains()
+
+
+def test_a_domain_whose_libvirt_was_killed_is_cleared_away_by_the_next_lease(
+    own_daemon, environment, request_for, tmp_path
+):
+    from vm.windows.hypervisor.leasing import lease_domain
+
+    environment = {**environment, "NTPROOF_HYPERVISOR_DIR": str(tmp_path / "folder")}
+    domain = lease_domain(own_daemon.uri, request_for(), environment)
+    own_daemon.kill()
+
+    for call in (domain.state, domain.revert, domain.panic, lambda: domain.wait_for_panic(5)):
+        with pytest.raises(MachineBroken, match="start it again"):
+            call()
+    with pytest.raises(MachineBroken):
+        domain.close()
+
+    own_daemon.restart()
+    assert len([line for line in own_daemon.processes().values() if "guest=tiny-1" in line]) == 1
+
+    again = lease_domain(own_daemon.uri, request_for(worker="again", slots=1), environment)
+    tiny_linux.wait_until_reachable(again.address_of)
+    assert len([line for line in own_daemon.processes().values() if "guest=tiny-1" in line]) == 1
+    again.close()
+    end = time.monotonic() + 10
+    while (left := own_daemon.processes()) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not left
+    assert {path.name.rpartition(".")[2] for path in (tmp_path / "folder").iterdir()} == {
+        "golden",
+        "mark",
+        "qcow2",
+        "save",
+    }
+    assert Path(environment["NTPROOF_HYPERVISOR_DIR"]).is_dir()

@@ -1,0 +1,116 @@
+"""A machine is undone step by step where that is enough, and put back where it is not; nothing is left either way."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.standin.requirements import require_remoting
+
+require_remoting()
+
+from vm import win32  # noqa: E402
+from vm.errors import Win32Error  # noqa: E402
+from vm.machine import Account, ImageKind, LaunchRequest  # noqa: E402
+
+APP = "C:\\ntproof\\app.exe"
+DEVICE = "\\\\.\\ProcNotify"
+
+
+def use(machine, driver_path):
+    """Everything that unloading undoes."""
+    machine.install_driver("procnotify", driver_path)
+    machine.start_driver("procnotify")
+    handle = machine.open_device(DEVICE)
+    machine.provide_image(APP)
+    machine.provide_image("C:\\ntproof\\asks.exe", ImageKind.REQUIRES_ELEVATION)
+    for suspended in (False, True):
+        assert machine.launch(LaunchRequest(APP, "app", suspended=suspended)).succeeded
+    return handle
+
+
+def assert_clean(machine, guest):
+    assert machine.running_processes() == {}
+    with pytest.raises(Win32Error) as gone:
+        machine.driver_state("procnotify")
+    assert gone.value.code == win32.ERROR_SERVICE_DOES_NOT_EXIST
+    assert guest.windows.files.get(APP) is None
+    assert guest.windows.provided == set()
+
+
+def test_what_unloading_undoes_is_undone_without_a_revert_and_in_one_round_trip(machine, guest, driver_path):
+    handle = use(machine, driver_path)
+    from harness.abi import load_abi
+
+    handle.start_control(load_abi().integer("IOCTL_PROCNOTIFY_READ"), b"", 4096)
+    with pytest.raises(Win32Error):
+        machine.open_device(DEVICE, account=Account.STANDARD_USER)
+    before, calls = machine.round_trips, guest.windows.system.calls
+    machine.reset()
+
+    assert guest.domain.asked == []
+    assert machine.round_trips - before <= 1
+    assert calls < guest.windows.system.calls
+    assert_clean(machine, guest)
+
+
+def test_an_untouched_machine_is_left_alone_even_when_a_fresh_one_is_asked_for(machine, guest):
+    before = machine.round_trips
+    machine.reset(fresh=True)
+
+    assert (machine.round_trips, guest.domain.asked) == (before, [])
+
+
+def test_a_fresh_machine_is_put_back_after_any_use(machine, guest, driver_path):
+    use(machine, driver_path)
+    machine.reset(fresh=True)
+
+    assert guest.domain.asked == ["revert"]
+    assert_clean(machine, guest)
+
+
+def test_a_driver_that_cannot_be_unloaded_makes_the_machine_be_put_back(machine, guest, driver_path):
+    use(machine, driver_path)
+    with guest.windows.system.using() as emulated:
+        # Another program's handle keeps the driver.
+        emulated.open_device(DEVICE)
+    machine.reset()
+
+    assert guest.domain.asked == ["revert"]
+    assert_clean(machine, guest)
+
+
+def test_a_file_that_cannot_be_removed_makes_the_machine_be_put_back(machine, guest):
+    machine.provide_image(APP)
+    with guest.windows.system.using() as emulated:
+        emulated.provide_image(APP)
+        emulated.launch(LaunchRequest(APP, "by somebody else"))
+    machine.reset()
+
+    assert guest.domain.asked == ["revert"]
+
+
+def test_a_connection_that_broke_makes_the_machine_be_put_back(machine, guest, driver_path):
+    use(machine, driver_path)
+    guest.ssh.cut()
+    machine.reset()
+
+    assert guest.domain.asked == ["revert"]
+    assert_clean(machine, guest)
+
+
+def test_a_machine_can_be_reset_over_and_over(machine, guest, driver_path):
+    for _ in range(20):
+        use(machine, driver_path)
+        machine.reset()
+
+    assert guest.domain.asked == []
+    assert_clean(machine, guest)
+
+
+def test_an_image_is_provided_once_however_often_it_is_asked_for(machine):
+    machine.provide_image(APP)
+    before = machine.round_trips
+    for path in (APP, APP.upper(), "\\\\?\\" + APP):
+        machine.provide_image(path)
+
+    assert machine.round_trips == before

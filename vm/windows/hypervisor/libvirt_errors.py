@@ -1,0 +1,94 @@
+"""libvirt's errors as the project's own: whose fault it is, in libvirt's words, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import libvirt
+
+from vm.errors import MachineBroken
+
+NO_DOMAIN: Final = libvirt.VIR_ERR_NO_DOMAIN
+NO_POOL: Final = libvirt.VIR_ERR_NO_STORAGE_POOL
+NO_VOLUME: Final = libvirt.VIR_ERR_NO_STORAGE_VOL
+NO_METADATA: Final = libvirt.VIR_ERR_NO_DOMAIN_METADATA
+
+_GONE: Final = frozenset({libvirt.VIR_ERR_INVALID_CONN, libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_RPC})
+_REFUSED: Final = frozenset(
+    {
+        libvirt.VIR_ERR_NO_SUPPORT,
+        libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
+        libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
+        libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED,
+        libvirt.VIR_ERR_MIGRATE_UNSAFE,
+    }
+)
+# Parts of libvirt's and the C library's words, by which causes are told apart that share an error code.
+_REMEDIES: Final = (
+    ("No space left on device", "free space on the hypervisor's disk"),
+    ("Disk quota exceeded", "free space, or raise the quota on the hypervisor"),
+    ("Cannot allocate memory", "free memory on the hypervisor, or run fewer machines at once"),
+    ("Permission denied", "let the user that runs QEMU read the file and pass through its folders"),
+    ("client socket is closed", "libvirt or the connection to it ended; look into its log, then start it again"),
+    ("End of file while reading data", "libvirt or the connection to it ended; look into its log, then start it again"),
+    ("Timed out during operation: cannot acquire state change lock", "another program works on the domain; end it"),
+)
+_LOOK: Final = "look into libvirt's log and the domain's log (/var/log/libvirt/qemu, or ~/.cache/libvirt/qemu/log)"
+
+
+class OperationRefused(MachineBroken):
+    """The hypervisor cannot do that with this machine; another way may work."""
+
+
+def code_of(error: libvirt.libvirtError) -> int:
+    """The error's number of libvirt's virErrorNumber."""
+    return int(error.get_error_code())
+
+
+def words_of(error: libvirt.libvirtError) -> str:
+    """What libvirt says, on one line."""
+    return " ".join(str(error.get_error_message() or error).split())
+
+
+def broken(error: libvirt.libvirtError, action: str) -> MachineBroken:
+    """An error of libvirt as one of the machine.
+
+    Args:
+        error: the error.
+        action: what was tried, as ``domain win11-1: cannot be started``.
+    """
+    words = words_of(error)
+    if code_of(error) in _REFUSED:
+        return OperationRefused(f"{action}: {words}; this hypervisor cannot do that with this machine")
+    remedy = next((remedy for part, remedy in _REMEDIES if part in words), None)
+    if remedy is None:
+        remedy = "start libvirt again" if code_of(error) in _GONE else _LOOK
+    return MachineBroken(f"{action}: {words}; {remedy}")
+
+
+@contextmanager
+def translated(action: str) -> Iterator[None]:
+    """Let libvirt's errors out as errors of the machine.
+
+    Args:
+        action: what is tried, as ``domain win11-1: cannot be started``.
+
+    Raises:
+        OperationRefused: the hypervisor cannot do that.
+        MachineBroken: it failed.
+    """
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise broken(error, action) from error
+
+
+def silence() -> None:
+    """Keep libvirt from printing errors to standard error: each one is raised as well."""
+    libvirt.registerErrorHandler(_ignore, None)
+
+
+def _ignore(_context: Any, _error: Any) -> None:
+    """Tell nobody."""

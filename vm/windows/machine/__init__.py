@@ -1,0 +1,1 @@
+"""WindowsMachine: the Machine protocol on a Windows guest in a leased domain."""

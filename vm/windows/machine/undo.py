@@ -1,0 +1,108 @@
+"""Undoing what a test did on a Windows machine, in one round trip: handles, processes, services, files.
+
+The order is that in which nothing holds the next: a device that is open keeps its driver, a process its file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from vm import win32
+from vm.windows.agent.client import Request
+from vm.windows.agent.operations import Agent, milliseconds
+from vm.windows.agent.protocol import Member
+from vm.windows.hypervisor.reset import Trace
+from vm.windows.machine.processes import LaunchedProcess
+
+_GONE: Final = frozenset({win32.ERROR_SERVICE_DOES_NOT_EXIST, win32.ERROR_SERVICE_MARKED_FOR_DELETE})
+_STOPPED_BEFORE: Final = frozenset({win32.ERROR_SERVICE_NOT_ACTIVE, *_GONE})
+
+
+@dataclass(frozen=True)
+class Remains:
+    """What a test left, as the agents name it.
+
+    Attributes:
+        agent: the administrator's.
+        others: further agents, whose processes and handles end with them.
+        requests: names of device requests that were started and not finished.
+        handles: names of open device handles.
+        processes: that were launched and are not known to have ended.
+        services: that were created and not deleted.
+        files: that were provided.
+    """
+
+    agent: Agent
+    others: tuple[Agent, ...]
+    requests: tuple[str, ...]
+    handles: tuple[str, ...]
+    processes: tuple[LaunchedProcess, ...]
+    services: tuple[str, ...]
+    files: tuple[str, ...]
+
+
+def undo(remains: Remains, *, deadline: float) -> set[Trace]:
+    """Undo it.
+
+    Args:
+        remains: what is left.
+        deadline: seconds for all of it.
+
+    Returns:
+        What could not be undone; empty when nothing is left.
+
+    Raises:
+        As AgentClient.ask_all.
+    """
+    for other in remains.others:
+        other.client.close()
+    steps = list(_steps(remains, deadline / 2))
+    if not steps:
+        return set()
+    answers = remains.agent.client.ask_all([request for request, _ in steps], deadline=deadline, strict=False)
+    found: set[Trace] = set()
+    for (request, trace), answer in zip(steps, answers, strict=True):
+        if _failed(request[0], answer):
+            found.add(trace)
+    return found
+
+
+def _steps(remains: Remains, driver: float) -> Iterator[tuple[Request, Trace]]:
+    """Each request, and what it means when it fails."""
+    for handle in remains.handles:
+        yield ("close", {"device": handle}), Trace.CLEANUP_FAILED
+    for request in remains.requests:
+        # Closing the handle cancelled it.
+        yield ("finish", {"request": request, "deadline_ms": milliseconds(1)}), Trace.DRIVER_STUCK
+    for process in remains.processes:
+        if process.agent is remains.agent:
+            yield ("terminate", {"process": process.label, "deadline_ms": milliseconds(5)}), Trace.PROCESSES_LEFT
+            yield ("release", {"process": process.label}), Trace.CLEANUP_FAILED
+    for service in remains.services:
+        yield ("stop_service", {"service": service, "deadline_ms": milliseconds(driver)}), Trace.DRIVER_STUCK
+        yield ("delete_service", {"service": service}), Trace.CLEANUP_FAILED
+        yield ("query_service", {"service": service}), Trace.DRIVER_STUCK
+    for path in remains.files:
+        yield ("remove", {"path": path}), Trace.CLEANUP_FAILED
+
+
+def _failed(operation: str, answer: dict[str, Member]) -> bool:
+    error = answer.get("win32_error")
+    match operation:
+        case "stop_service":
+            return error not in {0, *_STOPPED_BEFORE}
+        case "delete_service":
+            return error not in {0, *_GONE}
+        case "query_service":
+            return error not in _GONE
+        case "finish":
+            return answer.get("done") is not True
+        case "terminate":
+            # A process that ended before cannot be terminated, and is gone all the same.
+            return answer.get("exited") is not True
+        case "release":
+            return False
+        case _:
+            return error != 0
