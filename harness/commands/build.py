@@ -6,12 +6,15 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.build.report import BuildReport, image_findings
 from harness.build.settings import BuildSettings, read_build_settings
 from harness.build.wdk.kit import ARCHITECTURES
 from harness.errors import ConfigurationError
 from harness.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from harness.build.report import BuildReport
 
 MSBUILD = "msbuild"
 
@@ -71,6 +74,7 @@ def _build_remotely(arguments: argparse.Namespace, settings: BuildSettings) -> B
 def _build(arguments: argparse.Namespace, settings: BuildSettings) -> BuildReport:
     from harness.build.description import find_driver
     from harness.build.driver_build import build_driver
+    from harness.build.report import BuildReport, image_findings
     from harness.build.toolchains import toolchain_named
     from harness.build.wdk import Wdk
     from harness.build.wdk.analysis import analyse

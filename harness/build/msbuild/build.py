@@ -16,7 +16,7 @@ from harness.build.msbuild.output import findings
 from harness.build.msbuild.sources import remote_tree
 from harness.build.report import BuildReport, image_findings
 from harness.build.source_findings import Level, SourceFinding
-from harness.errors import BuildError
+from harness.errors import BuildError, ImageError
 from vm.errors import Win32Error
 from vm.windows.remoting.errors import CommandTimedOut
 from vm.windows.remoting.guest import Guest
@@ -42,7 +42,6 @@ def build_remotely(
     architecture: str = "x64",
     analyse: bool = False,
     out: Path | None = None,
-    session: GuestSession | None = None,
     deadline: float = LONGEST_BUILD,
 ) -> BuildReport:
     """Build a driver on a build machine.
@@ -54,7 +53,6 @@ def build_remotely(
         architecture: ``x64`` or ``arm64``.
         analyse: whether code analysis runs.
         out: the folder for what is fetched; by default one below the build directory.
-        session: a connected session to use; by default one is made and closed again.
         deadline: seconds for MSBuild.
 
     Raises:
@@ -65,19 +63,17 @@ def build_remotely(
     started = time.perf_counter()
     tree = remote_tree(driver)
     request = Request(tree, architecture, machine.kit, analyse)
-    folder = out if out is not None else build_directory() / "msbuild" / driver.name / tree.outputs.name
-    own = session is None
-    connected = session or GuestSession(machine.endpoint, machine.credentials())
-    try:
-        if own:
-            connected.connect()
-        found = _run(driver, machine, request, connected, deadline)
-        fetched = _fetch(driver, request, connected, folder)
-    finally:
-        if own:
-            connected.close()
+    made = build_directory() / "msbuild" / driver.name / f"{tree.outputs.name}-{architecture}"
+    folder = out if out is not None else made
+    with GuestSession(machine.endpoint, machine.credentials()) as session:
+        session.connect()
+        found = _run(driver, machine, request, session, deadline)
+        fetched = _fetch(driver, request, session, folder)
     image = fetched[f"{driver.name}.sys"]
-    signed = signer.sign(image.read_bytes())
+    try:
+        signed = signer.sign(image.read_bytes())
+    except ImageError as error:
+        raise BuildError(f"{image.name}, as {machine.host} built it: {error}") from error
     write_atomically(image, signed.data)
     certificate = image.with_suffix(".cer")
     write_atomically(certificate, signed.certificate)

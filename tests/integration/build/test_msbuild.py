@@ -257,6 +257,13 @@ def test_a_file_that_msbuild_did_not_leave_is_named(told, build, missing):
     assert "MSBuild ended well and left no" in str(caught.value)
 
 
+def test_an_image_that_is_none_is_told_with_who_made_it(told, build):
+    told.leaves["procnotify.sys"] = b"MZ and nothing else"
+
+    with pytest.raises(BuildError, match=r"^procnotify\.sys, as 127\.0\.0\.1 built it: not a PE image"):
+        build()
+
+
 def test_msbuild_that_hangs_is_ended(standin, told, build):
     def hang(_arguments, lines):
         yield "  still compiling"
