@@ -82,7 +82,7 @@ class Folder:
 
     @cached_property
     def sizes(self) -> Mapping[PurePosixPath, int]:
-        """See `Contents.sizes`. Only headers and libraries are of interest here."""
+        """See `Contents.sizes`. Of interest here are headers, libraries, and tools for the version in their path."""
 
         def unreadable(error: OSError) -> None:
             raise ConfigurationError(f"{error.filename}: {error.strerror}; let your user read it") from error
@@ -91,7 +91,7 @@ class Folder:
         for directory, _, names in os.walk(self.path, onerror=unreadable):
             folder = PurePosixPath(Path(directory).relative_to(self.path).as_posix())
             for name in names:
-                if name.lower().endswith((".h", ".lib")):
+                if name.lower().endswith((".h", ".lib", ".exe")):
                     found[folder / name] = _size(Path(directory, name))
         return found
 

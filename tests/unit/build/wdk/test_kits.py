@@ -50,6 +50,28 @@ def test_packages_make_one_kit_and_libraries_without_a_version_belong_to_the_hea
     assert kit.library("ntoskrnl.lib", "arm64") is None
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_libraries_without_a_version_belong_to_the_tools_beside_them(registry, libraries, tmp_path, packed):
+    for version in (OLDER, NEWER):
+        copy_headers(tmp_path / "headers" / "c", version, "km", "shared")
+        package = tmp_path / f"libraries-{version}"
+        shutil.copytree(libraries, package / "c" / "km" / "x64")
+        tool = package / "c" / "bin" / version / "x64" / "tracewpp.exe"
+        tool.parent.mkdir(parents=True)
+        tool.write_bytes(b"MZ")
+    named = [tmp_path / "headers", *(tmp_path / f"libraries-{version}" for version in (OLDER, NEWER))]
+    if packed:
+        named = [pack(package, tmp_path / f"{package.name}.nupkg") for package in named]
+
+    kits = registry.add(named, unpack=True)
+
+    assert [(kit.version, kit.usable) for kit in kits] == [(OLDER, True), (NEWER, True)]
+    if not packed:
+        assert [kit.libraries["x64"] for kit in kits] == [
+            (tmp_path / f"libraries-{version}" / "c" / "km" / "x64",) for version in (OLDER, NEWER)
+        ]
+
+
 def test_packages_named_one_by_one_make_the_same_kit_as_their_folder(registry, packages, tmp_path):
     (together,) = registry.add([packages])
     (apart,) = KitRegistry(tmp_path / "other", tmp_path / "cache").add(sorted(packages.iterdir()))
