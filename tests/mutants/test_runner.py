@@ -17,7 +17,7 @@ UNCONCERNED = "test_unload.py::test_a_stopped_driver_has_no_device[emulated]"
 
 def complaint(mutant, tmp_path) -> str:
     with pytest.raises(pytest.fail.Exception) as caught:
-        judge(mutant, tmp_path)
+        judge(mutant, tmp_path, None)
     return str(caught.value)
 
 
