@@ -9,11 +9,13 @@ import threading
 import pytest
 
 from tests.fixtures import tiny_linux
+from tests.fixtures.tiny_image import make_image
 from vm.errors import MachineBroken
 from vm.windows.hypervisor.connection import Connection
 from vm.windows.hypervisor.host_folder import HostFolder
 from vm.windows.hypervisor.leasing import lease_domain
 from vm.windows.hypervisor.reset import Strategy
+from vm.windows.profiles.profile import DiskBus
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
 
@@ -70,18 +72,26 @@ def test_where_there_is_no_room_for_a_memory_another_way_is_taken(small_daemon, 
     domain.close()
 
 
+@pytest.fixture
+def with_disk(images):
+    """An image whose guest sees its disk: its kernel has no driver for the usual one."""
+    return make_image(images, "tiny-scsi", disk_bus=DiskBus.VIRTIO_SCSI)
+
+
 @pytest.mark.parametrize("small_daemon", [24], indirect=True)
-def test_a_guest_whose_disk_filled_the_host_is_stopped_and_that_is_told(small_daemon, environment, request_for):
+def test_a_guest_whose_disk_filled_the_host_is_stopped_and_that_is_told(
+    small_daemon, environment, request_for, with_disk
+):
     daemon, folder = small_daemon
     domain = lease_domain(
         daemon.uri,
-        request_for(strategy=Strategy.COLD_BOOT),
+        request_for(image=with_disk, strategy=Strategy.COLD_BOOT),
         {**environment, "NTPROOF_HYPERVISOR_DIR": str(folder)},
     )
     called = threading.Event()
     domain.when_stopped(called.set)
 
-    tiny_linux.tell(domain.address_of(22), "dd if=/dev/urandom of=/dev/sda bs=1M count=64")
+    tiny_linux.tell(domain.address_of(22), "dd if=/dev/zero bs=1M count=64 | tr '\\0' x > /dev/sda; sync")
 
     assert called.wait(60)
     with pytest.raises(MachineBroken, match=r"its disk failed \(sda: no space left\); see the space"):

@@ -44,10 +44,13 @@ def test_what_a_program_opened_and_launched_ends_with_it(machine, guest, driver_
     agent = machine.link.agent()
     agent.client.ask("quit", deadline=5)
 
-    with guest.windows.system.using() as emulated:
+    system = guest.windows.system
+    with system.changed:
+        # The answer to `quit` comes before the end: handles are closed first, then processes end.
+        assert system.changed.wait_for(lambda: system._machine.running_processes() == {}, 20)
+    with system.using() as emulated:
         emulated.stop_driver("procnotify")
         assert emulated.driver_state("procnotify").value == "stopped"
-        assert emulated.running_processes() == {}
 
 
 def test_a_stream_brings_every_notification_in_order_while_a_plan_runs(machine, driver_path):

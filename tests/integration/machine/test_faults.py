@@ -206,8 +206,11 @@ def test_a_guest_that_restarts_in_mid_call_is_the_machines_failure_and_not_a_han
 def test_a_guest_that_is_cut_off_with_a_driver_loaded_hangs(machine, guest, misuse):
     guest.ssh.stop()
 
-    with pytest.raises(DriverHung):
+    with pytest.raises(DriverHung) as hung:
         machine.driver_state("misuse")
+
+    (lines,) = [path for path in hung.value.artefacts if path.name == "agent.txt"]
+    assert '"op":"start_service"' in lines.read_text()
 
 
 def test_a_domain_that_goes_off_is_the_machines_failure(machine, guest, misuse):

@@ -28,7 +28,15 @@ PROFILES = Path(__file__).parent
 BUILD_WITHIN = 1800
 """Seconds for the whole build: a busy computer with an emulated processor takes many times what an idle one does."""
 _STAMP = "image.key"
-_BUILT_BY = ("vm/windows/images", "vm/windows/profiles", "tests/integration/standin", "tests/fixtures/windows_media.py")
+_BUILT_BY = (
+    "vm/windows/images",
+    "vm/windows/profiles",
+    "tests/fixtures/boot_programs.py",
+    "tests/fixtures/windows_media.py",
+    "tests/integration/standin/medium.py",
+    "tests/integration/standin/standin.toml",
+)
+"""What makes the image of the guest's system, whose own name tells its content."""
 
 
 def settings(uri):

@@ -15,12 +15,9 @@ from tests.integration.standin.orders import order
 from vm.errors import DriverHung, MachineBroken, MachineCrashed
 from vm.machine import LaunchRequest
 from vm.registry import MachineOptions, create_machine
-from vm.windows.machine.access import Patience
 
 CMD = r"C:\Windows\System32\cmd.exe"
 SERVICE = "procnotify"
-SOON = Patience(call=15.0, again=5.0)
-"""How long a frozen guest is waited for here."""
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +36,6 @@ def make(host, monkeypatch, tmp_path, nothing_left):
         options = MachineOptions(connect=host.daemon.uri, artefacts=tmp_path / "artefacts", tools=guest_programs)
         machine = create_machine("standin", replace(options, **changes))
         made.append(machine)
-        # Under an emulated processor the usual patience is long; what is frozen stays so.
-        for holder in (machine, machine.link, machine._diagnosis, machine._drivers):
-            if hasattr(holder, "_patience"):
-                holder._patience = SOON
         return machine
 
     yield create
@@ -69,7 +62,7 @@ def works_again(machine, driver):
 
 
 def calls(machine):
-    """Call the guest until a call fails; that error."""
+    """Call the guest until a call fails."""
     while True:
         machine.launch(LaunchRequest(CMD, CMD))
 

@@ -31,6 +31,9 @@ class Drivers:
         link: to the guest.
         patience: for entry points and unload routines.
         verifier: what Driver Verifier does with drivers; None for nothing.
+
+    Attributes:
+        hashes: SHA-256 of the image of each service that was installed since the machine was put back.
     """
 
     def __init__(self, link: GuestLink, patience: Patience, verifier: VerifierSettings | None) -> None:
@@ -46,6 +49,7 @@ class Drivers:
     def clear(self, *, reverted: bool) -> None:
         """No service is left; where the guest was put back, no file and no certificate either."""
         self._services.clear()
+        self.hashes.clear()
         if reverted:
             self._present.clear()
             self._trusted.clear()

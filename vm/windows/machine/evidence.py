@@ -89,7 +89,7 @@ class Evidence:
         self._progress(f"{self._domain.name}: the guest starts again to hand out its dump")
         try:
             self._domain.boot_again()
-            self._link.drop()
+            self._link.drop(keep_lines=True)
             session = self._link.session_when_ready(self._patience.dump)
             dump = self._newest_dump()
             if dump is None:

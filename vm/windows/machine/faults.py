@@ -116,7 +116,7 @@ class Diagnosis:
         """Whether the guest can be reached again, so that it did not hang: a connection broke, or it restarted."""
         if isinstance(error, GuestRestarted):
             return True
-        self._link.drop()
+        self._link.drop(keep_lines=True)
         try:
             self._link.wait_ready(self._patience.again, alive=lambda: None)
         except _GONE:

@@ -52,6 +52,7 @@ class GuestLink:
         self._session: GuestSession | None = None
         self._logins: dict[Account, SshConnection] = {}
         self._agents: dict[Account, Agent] = {}
+        self._earlier: list[str] = []
 
     @property
     def is_cut(self) -> bool:
@@ -147,10 +148,15 @@ class GuestLink:
 
     def transcript(self) -> list[str]:
         """The last lines to and from the agents."""
-        return [line for agent in self.agents() for line in agent.client.transcript()]
+        return [*self._earlier, *(line for agent in self.agents() for line in agent.client.transcript())]
 
-    def drop(self) -> None:
-        """Forget every connection, of a guest that is not there any more; new ones may be made."""
+    def drop(self, *, keep_lines: bool = False) -> None:
+        """Forget every connection, of a guest that is not there any more; new ones may be made.
+
+        Args:
+            keep_lines: whether what was said over them still belongs to the transcript.
+        """
+        self._earlier = self.transcript() if keep_lines else []
         self.cut()
         self.close()
         self._cut.clear()

@@ -75,6 +75,9 @@ class WindowsMachine:
 
     Attributes:
         link: every connection to the guest.
+        patience: how long things may take.
+        devices: what is open in the agents.
+        era: counts how often the machine was put back; what was opened in an earlier one is void.
 
     Raises:
         MachineBroken: the guest cannot be reached.
@@ -162,7 +165,10 @@ class WindowsMachine:
         try:
             yield
         except MachineBroken as error:
-            raise self._stop(error, activity) from error
+            found = self._stop(error, activity)
+            if found is error:
+                raise
+            raise found from error
 
     def _check_usable(self) -> None:
         if self._closed:
