@@ -6,7 +6,6 @@ transient: what libvirt knows of it ends with libvirt, the files stay.
 
 from __future__ import annotations
 
-import enum
 import io
 import logging
 from contextlib import suppress
@@ -66,13 +65,6 @@ class VolumeDefinition:
     backing: VolumeBacking | None = part("backingStore", VolumeBacking, default=None)
 
 
-class Known(enum.Enum):
-    """Whether libvirt has looked at a file that QEMU, and not libvirt, wrote."""
-
-    YES = "yes"
-    NO = "no"
-
-
 class HostFolder:
     """A folder on the hypervisor's host. Names are those of files directly in it.
 
@@ -108,7 +100,7 @@ class HostFolder:
 
     def size(self, name: str) -> int | None:
         """Bytes of a file, None where it does not exist."""
-        volume = self._volume(name, Known.NO)
+        volume = self._volume(name)
         if volume is None:
             return None
         with self._doing(f"{name} cannot be measured"):
@@ -138,7 +130,7 @@ class HostFolder:
     def copy(self, source: str, name: str) -> Path:
         """Copy a file that is no disk within the folder, in the place of an earlier one."""
         self.remove(name)
-        below = self._volume(source, Known.NO)
+        below = self._volume(source)
         if below is None:
             raise MachineBroken(
                 f"{self.path_of(source)}: it is gone, although it is needed; see who removes files there"
@@ -183,7 +175,7 @@ class HostFolder:
             name: its name.
             limit: the most bytes that are read.
         """
-        if self._volume(name, Known.NO) is None:
+        if self._volume(name) is None:
             return None
         sink = io.BytesIO()
         self._fetch(name, sink, limit)
@@ -191,14 +183,14 @@ class HostFolder:
 
     def remove(self, name: str) -> None:
         """Remove a file; one that is gone is no error."""
-        volume = self._volume(name, Known.NO)
+        volume = self._volume(name)
         if volume is None:
             return
         with self._doing(f"{name} cannot be removed"):
             try:
                 volume.delete(0)
             except libvirt.libvirtError as error:
-                if code_of(error) != NO_VOLUME and self._volume(name, Known.NO) is not None:
+                if code_of(error) != NO_VOLUME and self._volume(name) is not None:
                     raise
 
     def _doing(self, failed: str) -> Any:
@@ -234,17 +226,21 @@ class HostFolder:
                 return pool
         return None
 
-    def _volume(self, name: str, known: Known = Known.YES) -> Any:
-        """The object of a file; None where there is none, looked for anew where QEMU may have written it."""
+    def _volume(self, name: str) -> Any:
+        """The object of a file, None where there is none; the folder is looked at anew before that is said."""
         with self._doing(f"{name} cannot be looked up"):
-            for refresh in (False, True) if known is Known.NO else (False,):
-                if refresh:
-                    self._refresh()
-                try:
-                    return self._pool.storageVolLookupByName(name)
-                except libvirt.libvirtError as error:
-                    if code_of(error) != NO_VOLUME:
-                        raise
+            found = self._listed(name)
+            if found is None:
+                self._refresh()
+                found = self._listed(name)
+            return found
+
+    def _listed(self, name: str) -> Any:
+        try:
+            return self._pool.storageVolLookupByName(name)
+        except libvirt.libvirtError as error:
+            if code_of(error) != NO_VOLUME:
+                raise
         return None
 
     def _refresh(self) -> None:
@@ -282,7 +278,7 @@ class HostFolder:
         return path
 
     def _fetch(self, name: str, sink: BinaryIO, limit: int) -> None:
-        volume = self._volume(name, Known.NO)
+        volume = self._volume(name)
         if volume is None:
             raise MachineBroken(f"{self.path_of(name)}: there is no such file on the hypervisor's host")
         with self._doing(f"{name} cannot be read"):
