@@ -22,7 +22,7 @@ SERVICE = "procnotify"
 
 @pytest.fixture(scope="module")
 def driver():
-    return build_driver(None).image
+    return build_driver(SERVICE).image
 
 
 @pytest.fixture
