@@ -81,6 +81,7 @@ class Files:
         self._folders = {"c:"}
         self._lock = threading.Lock()
         self.capacity = 1 << 40
+        self.longest = 32_767
 
     @staticmethod
     def key(path):
@@ -101,6 +102,8 @@ class Files:
 
     def write(self, path, content, *, make_folders=True):
         key = self.key(path)
+        if len(path) > self.longest:
+            raise Refused(206, "CreateFileW")
         if key in self._folders:
             raise Refused(win32.ERROR_ACCESS_DENIED, "CreateFileW")
         folder = path.rpartition("\\")[0]
@@ -120,6 +123,7 @@ class Files:
         copied._files = {key: StoredFile(file.path, file.content, file.written) for key, file in self._files.items()}
         copied._folders = set(self._folders)
         copied.capacity = self.capacity
+        copied.longest = self.longest
         return copied
 
     def move(self, source, destination):
