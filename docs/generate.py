@@ -18,7 +18,12 @@ from typing import Any, Final, get_args
 
 from harness import capture, capture_json, cli, notification, plugin, pytest_options, scenario, scenario_json, settings
 from harness.abi import Match, Rule, Statistics, Version
+from harness.build import image_checks
+from harness.build.findings import Severity
+from harness.build.signing import settings as signing_settings
 from harness.exit_codes import ExitCode
+from harness.inspection import answers, predictions
+from harness.inspection.inspect import Inspection
 from vm.emulated.verifier_options import ALWAYS_MADE
 from vm.machine import ImageKind, LaunchResult
 from vm.verifier import DEFAULT_PROBABILITY, LOW_RESOURCES, OPTIONS, STANDARD
@@ -55,6 +60,8 @@ def pages() -> dict[str, str]:
         "scenario-format.md": _scenario_format,
         "capture-format.md": _capture_format,
         "profile-format.md": _profile_format,
+        "signing-settings.md": _signing_settings,
+        "inspection.md": _inspection,
         "driver-verifier.md": _driver_verifier,
     }
     return {name: "\n".join([NOTICE, "", *make()]).rstrip() + "\n" for name, make in makers.items()}
@@ -244,10 +251,46 @@ def _profile_format() -> Iterator[str]:
         yield from _keys(name, kind)
 
 
-def _keys(name: str, kind: type[Any], leave_out: Iterable[str] = ()) -> Iterator[str]:
-    """The keys of a table in a profile, each with what it accepts."""
+def _signing_settings() -> Iterator[str]:
+    yield from ("# Signing settings", "")
+    yield "What `[tool.ntproof.signing]` of a pyproject.toml may hold; see [how to sign](../how-to/signing.md)."
+    yield "Defaults are for keys that are left out; a key without one must be there. Paths are relative to the file."
+    yield from _keys("", signing_settings.Common, leave_out=("source",))
+    yield from _choices(signing_settings.Source, "## source", [source.value for source in signing_settings.Source])
+    common = {field.name for field in fields(signing_settings.Common)}
+    for source, kind in signing_settings.KINDS.items():
+        if {field.name for field in fields(kind)} - common:
+            yield from _keys(f'source = "{source.value}"', kind, leave_out=common, bracketed=False)
+
+
+def _inspection() -> Iterator[str]:
+    yield from ("# Inspection of images", "")
+    yield "What `ntproof inspect` tells of a driver image; [the command](cli.md), [exit codes](exit-codes.md)."
+    summary, notes = _documented(Inspection)
+    yield from ("", "## What it knows", "", summary, "", "| what | meaning |", "|---|---|")
+    yield from (_row(name.replace("_", " "), note) for name, note in notes.items())
+    yield from _choices(Severity, "## Severity of a finding", [severity.value for severity in Severity])
+    yield from ("", "An error ends the command with 1; warnings and notes do not.")
+    yield from ("", "## Checks", "")
+    yield ", ".join(f"`{name}`" for name in (*image_checks.CHECKS, "imports", "signature"))
+    certainties = [certainty.value for certainty in predictions.Certainty]
+    yield from _choices(predictions.Certainty, "## Certainty of a prediction", certainties)
+    yield from (
+        "",
+        "## Answers of StartService",
+        "",
+        "| code | name | NTSTATUS | meaning | advice |",
+        "|---|---|---|---|---|",
+    )
+    for answer in answers.ALL:
+        yield _row(str(answer.code), answer.name, f"0x{answer.status:08X}", answer.meaning, answer.advice)
+
+
+def _keys(name: str, kind: type[Any], leave_out: Iterable[str] = (), *, bracketed: bool = True) -> Iterator[str]:
+    """The keys of a table, each with what it accepts."""
     summary, notes = _documented(kind)
-    yield from ("", f"## [{name}]" if name else "## At the top", "", summary, "")
+    heading = f"## [{name}]" if bracketed else f"## {name}"
+    yield from ("", heading if name else "## At the top", "", summary, "")
     yield from ("| key | accepted | default | meaning |", "|---|---|---|---|")
     for field in fields(kind):
         if field.name not in leave_out:
@@ -267,6 +310,8 @@ def _accepted(rule: strict.Rule) -> str:
             return f"{low} to {high}, {unit}"
         case strict.ChoiceRule(kind=kind):
             return ", ".join(f"`{member.value}`" for member in kind)
+        case strict.ArgumentsRule():
+            return "list of texts"
         case strict.TextsRule(each=each):
             return f"list, each {each.hint}"
         case _:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from harness import commands
 from harness.abi import AbiViolation
-from harness.errors import BuildError, HarnessError
+from harness.errors import BuildError, HarnessError, SigningFailed
 from harness.exit_codes import ExitCode
 from vm.errors import DriverFault, MachineBroken, MachineConfigurationError, MachineError
 
@@ -61,6 +61,8 @@ def exit_code_of(error: HarnessError | MachineError) -> ExitCode:
     """Whose turn it is after an error."""
     if isinstance(error, (DriverFault, AbiViolation, BuildError)):
         return ExitCode.DRIVER_FAILED
+    if isinstance(error, SigningFailed):
+        return ExitCode.MACHINE_ERROR
     if isinstance(error, (HarnessError, MachineConfigurationError)):
         return ExitCode.USER_ERROR
     return ExitCode.MACHINE_ERROR

@@ -4,6 +4,7 @@
     |- ConfigurationError        the user asked for something that cannot be: owner user
     |  `- InputError             a scenario or capture file is malformed; names the file and the place in it
     |- BuildError                the driver's sources do not compile or link; carries the compiler's diagnostics
+    |- SigningFailed             a token, signing command or time stamp authority did not do its work: infrastructure
     |- ImageError                a file cannot be read as a driver image: not a PE, truncated, another architecture
     `- SignatureError            an image's signature is absent, malformed or does not match the image
 
@@ -31,6 +32,10 @@ class BuildError(HarnessError):
     The message is fit to print: the first error's ``file:line`` comes first, then the compiler's own diagnostics with
     paths relative to the source tree.
     """
+
+
+class SigningFailed(HarnessError):
+    """A token, a signing command or a time stamp authority did not do its work; says which, and what to try."""
 
 
 class ImageError(HarnessError):

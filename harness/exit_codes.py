@@ -11,8 +11,9 @@ class ExitCode(enum.IntEnum):
     PASSED = 0
     """All is as it must be."""
     DRIVER_FAILED = 1
-    """The driver under test is at fault: discrepancies, a bugcheck, a hang."""
+    """The driver under test is at fault: discrepancies, a bugcheck, a hang, an image that does not load as it must."""
     USER_ERROR = 2
     """Wrong usage, or a file that is missing or malformed. Nothing was judged."""
     MACHINE_ERROR = 3
-    """The machine failed (hypervisor, network, disk), or cannot do what was asked. Nothing is known of the driver."""
+    """The machine (hypervisor, network, disk) or a signing service failed, or cannot do what was asked. Nothing is
+    known of the driver."""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from harness.errors import InputError
+from harness.project import FILE, NTPROOF, ntproof_table
 from harness.pytest_options import DEFAULT_SLOTS, MOST_SLOTS
 from vm.windows.strict import read, text, whole
 
-PYPROJECT: Final = "pyproject.toml"
-TABLE: Final = "tool.ntproof"
 _PROFILES: Final = "profiles"
+_READ_ELSEWHERE: Final = ("signing",)
+"""Tables that are read by those who need them: `harness.build.signing.configured`."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,11 @@ def read_project(folder: Path) -> Project:
         InputError: the file cannot be read or is no TOML, or a table is none.
         MachineConfigurationError: a key is unknown, or a value does not fit.
     """
-    path = folder / PYPROJECT
+    path = folder / FILE
     if not path.is_file():
         return Project(path)
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {error}") from error
-    found = document.get("tool", {}).get("ntproof", {})
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: {TABLE}: expected a table")
+    found = {key: value for key, value in ntproof_table(path).items() if key not in _READ_ELSEWHERE}
     profiles = found.pop(_PROFILES, {})
     if not isinstance(profiles, dict):
-        raise InputError(f"{path}: {TABLE}.{_PROFILES}: expected a table of profiles by name")
-    return Project(path, read(Settings, found, f"{path}: {TABLE}"), profiles)
+        raise InputError(f"{path}: {NTPROOF}.{_PROFILES}: expected a table of profiles by name")
+    return Project(path, read(Settings, found, f"{path}: {NTPROOF}"), profiles)

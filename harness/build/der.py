@@ -113,3 +113,24 @@ def object_identifier(dotted: str) -> bytes:
 def algorithm(dotted: str) -> bytes:
     """An AlgorithmIdentifier with NULL parameters."""
     return sequence(object_identifier(dotted), _NULL)
+
+
+def dotted(identifier: Value) -> str:
+    """The dotted form of an OBJECT IDENTIFIER. Raises DerError."""
+    content = identifier.expect(OBJECT_IDENTIFIER, "OBJECT IDENTIFIER").content
+    if not content or content[-1] & 0x80:
+        message = "an OBJECT IDENTIFIER that is cut short"
+        raise DerError(message)
+    numbers, number = [], 0
+    for octet in content:
+        number = number << 7 | octet & 0x7F
+        if not octet & 0x80:
+            numbers.append(number)
+            number = 0
+    first = min(numbers[0] // 40, 2)
+    return ".".join(map(str, (first, numbers[0] - 40 * first, *numbers[1:])))
+
+
+def number(value: Value, what: str) -> int:
+    """The number of an INTEGER. Raises DerError naming `what`."""
+    return int.from_bytes(value.expect(INTEGER, what).content, "big", signed=True)

@@ -3,7 +3,7 @@
 Under the build directory:
 
     objects/KEY/     compiled objects, shared by every build whose source, headers and options are the same
-    images/NAME/KEY/ finished images; KEY covers objects, link options and certificate, so nothing is ever overwritten
+    images/NAME/KEY/ finished images; KEY covers objects, link options and signer, so nothing is ever overwritten
     requests/        for each thing asked for, the files it depended on and the image that came of it
     signing/         the test certificate
 
@@ -13,6 +13,7 @@ is deleted; all of it may be deleted at any time.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -23,20 +24,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from harness.build.certificate import SigningIdentity, ensure_identity
 from harness.build.description import DriverSources, find_driver
 from harness.build.files import digest_of, exclusive, sha256_file, write_atomically
 from harness.build.layout import build_directory
 from harness.build.llvm_mingw import LlvmMingw
 from harness.build.prune import mark_used, prune
+from harness.build.signing.configured import configured_signer
 from harness.errors import BuildError, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from harness.build.signing.signer import Signer
     from harness.build.toolchain import LinkOutputs, Toolchain
 
-_FORMAT: Final = "1"
+_FORMAT: Final = "2"
 _HEADER_SUFFIXES: Final = (".h", ".inc")
 
 
@@ -107,7 +109,7 @@ def build_driver(
     defines: Sequence[str] = (),
     source_root: Path | None = None,
     out: Path | None = None,
-    identity: SigningIdentity | None = None,
+    signer: Signer | None = None,
     build_root: Path | None = None,
 ) -> BuiltDriver:
     """Build and sign a driver, or find it built already.
@@ -118,19 +120,19 @@ def build_driver(
         defines: further preprocessor definitions.
         source_root: another copy of the driver's tree to build instead, such as a patched one.
         out: a directory that the finished files are copied to; without it they stay in the build directory.
-        identity: what to sign with; the build directory's own test certificate by default.
+        signer: who signs; by default what ``[tool.ntproof.signing]`` says, else the build directory's test certificate.
         build_root: the build directory; see `harness.build.layout.build_directory` for the default.
 
     Raises:
         ConfigurationError: unknown driver, missing sources, toolchain not installed, unwritable build directory.
         BuildError: the sources do not compile or link.
+        SigningFailed: a token, signing command or time stamp authority did not do its work.
     """
     started = time.perf_counter()
     sources = find_driver(driver) if isinstance(driver, str) else driver
     sources = sources.defining(*defines).at(source_root or sources.root)
     base = build_root.resolve() if build_root else build_directory()
-    signer = identity or ensure_identity(base / "signing")
-    build = _Build(sources, toolchain or LlvmMingw(), base, signer)
+    build = _Build(sources, toolchain or LlvmMingw(), base, signer or configured_signer(base / "signing"))
     try:
         image, rebuilt = build.run()
         if out is not None:
@@ -145,7 +147,7 @@ def build_driver(
         debug_image=image.with_name(facts["debug_image"]) if facts["debug_image"] else None,
         pdb=image.with_name(facts["pdb"]) if facts["pdb"] else None,
         sha256=facts["sha256"],
-        certificate=signer.certificate_path,
+        certificate=image.with_name(facts["certificate"]),
         rebuilt=rebuilt,
         duration=time.perf_counter() - started,
     )
@@ -183,7 +185,7 @@ def _require_sources(sources: DriverSources) -> None:
 class _Build:
     """One request: a driver's sources, a toolchain and a certificate, in a build directory."""
 
-    def __init__(self, sources: DriverSources, toolchain: Toolchain, base: Path, signer: SigningIdentity) -> None:
+    def __init__(self, sources: DriverSources, toolchain: Toolchain, base: Path, signer: Signer) -> None:
         _require_sources(sources)
         self._sources = sources
         self._toolchain = toolchain
@@ -193,7 +195,7 @@ class _Build:
         headers = sorted(str(p.relative_to(sources.root)) for p in _headers(sources.root))
         self._compile_key = digest_of(_FORMAT, toolchain.identity, *toolchain.compile_options(sources), "", *headers)
         self._link_key = digest_of(
-            *(_FORMAT, toolchain.identity, sources.name, signer.fingerprint, *toolchain.link_options(sources)),
+            *(_FORMAT, toolchain.identity, sources.name, signer.identity, *toolchain.link_options(sources)),
             *("", *sources.sources, "", *sources.extra_exports),
         )
         request = digest_of(self._compile_key, self._link_key, sources.label, str(sources.root))
@@ -298,23 +300,26 @@ class _Build:
         return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
     def _link(self, objects: list[_Object], directory: Path) -> None:
-        from harness.build.authenticode import image_digest, sign
-        from harness.build.pe import parse
+        from harness.build.pe import ALL_64_BIT, parse
+        from harness.build.signing.digests import image_digest
 
         directory.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".link-", dir=directory.parent))
         try:
             made = self._toolchain.link(self._sources, [o.path for o in objects], temporary)
-            signed = sign(made.image.read_bytes(), self._signer)
-            made.image.write_bytes(signed)
+            signed = self._signer.sign(made.image.read_bytes())
+            made.image.write_bytes(signed.data)
+            certificate = made.image.with_suffix(".cer")
+            certificate.write_bytes(signed.certificate)
             facts: dict[str, Any] = {
                 "name": self._sources.name,
                 "image": made.image.name,
                 "debug_image": made.twin.name if made.twin else None,
                 "pdb": made.pdb.name if made.pdb else None,
                 "sha256": sha256_file(made.image),
-                "authenticode_sha256": image_digest(parse(signed)).hex(),
-                "certificate_sha256": self._signer.fingerprint,
+                "authenticode_sha256": image_digest(parse(signed.data, ALL_64_BIT)).hex(),
+                "certificate": certificate.name,
+                "certificate_sha256": hashlib.sha256(signed.certificate).hexdigest(),
                 "toolchain": self._toolchain.name,
                 "defines": list(self._sources.defines),
             }
@@ -338,7 +343,7 @@ def _is_intact(image: Path) -> bool:
     """Whether an image and all that belongs to it is there, and the image is what was built."""
     try:
         facts = json.loads(facts_path(image).read_text(encoding="utf-8"))
-        beside = [image.with_name(facts[key]) for key in ("debug_image", "pdb") if facts[key]]
+        beside = [image.with_name(facts[key]) for key in ("debug_image", "pdb", "certificate") if facts[key]]
         return all(path.is_file() for path in beside) and sha256_file(image) == facts["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ADDED_IN_BUILD: Final[Mapping[str, int]] = {
     # Windows 8
+    "ExQueryTimerResolution": 9200,
+    "PoFxRegisterDevice": 9200,
     "ExGetFirmwareEnvironmentVariable": 9200,
     "ExSetFirmwareEnvironmentVariable": 9200,
     "IoCreateSystemThread": 9200,
@@ -39,15 +41,22 @@ ADDED_IN_BUILD: Final[Mapping[str, int]] = {
     # Windows 10
     "MmMapIoSpaceEx": 10240,
     "PsSetCreateThreadNotifyRoutineEx": 10240,
+    # Windows 10 1607
+    "PsRegisterSiloMonitor": 14393,
     # Windows 10 1703
     "PsSetCreateProcessNotifyRoutineEx2": 15063,
     # Windows 10 1709
+    "ZwQueryDirectoryFileEx": 16299,
     "PsSetLoadImageNotifyRoutineEx": 16299,
     # Windows 10 1803
+    "IoGetDriverDirectory": 17134,
     "IoOpenDriverRegistryKey": 17134,
     # Windows 10 2004
     "ExAllocatePool2": 19041,
     "ExAllocatePool3": 19041,
+    # Windows Server 2022; the page of MmProtectDriverSection names the Insider build 19548 that became it
+    "ExFreePool2": 20348,
+    "MmProtectDriverSection": 20348,
 }
 
 JUDGED_MODULES: Final = ("ntoskrnl.exe", "hal.dll")

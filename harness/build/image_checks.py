@@ -6,20 +6,21 @@ Each check is one function from an image to findings. What the checks demand com
 
 from __future__ import annotations
 
-import enum
 import re
 import shutil
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from harness.build import pe
-from harness.build.authenticode import verify_image
 from harness.build.driver_build import build_unsigned
 from harness.build.exports import JUDGED_MODULES, first_build
+from harness.build.findings import Finding, Severity, error
 from harness.build.llvm_mingw import LlvmMingw
-from harness.errors import ImageError, SignatureError
+from harness.build.signature_checks import check_signature
+from harness.build.version_resource import read_version
+from harness.errors import ImageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -30,36 +31,9 @@ if TYPE_CHECKING:
 DEFAULT_WINDOWS_BUILD: Final = 17763
 """Windows 10 1809 and Server 2019."""
 PAGE_SIZE: Final = 0x1000
+_EXECUTABLE_POOL: Final = ("ExAllocatePool", "ExAllocatePoolWithTag", "ExAllocatePoolWithQuotaTag")
+"""Allocate executable memory for NonPagedPool (Microsoft Learn, "Implement memory integrity compatible code")."""
 _LOCAL_PATH: Final = re.compile(r"[\\/]|^[A-Za-z]:")
-
-
-class Severity(enum.Enum):
-    """How bad a finding is."""
-
-    ERROR = "error"
-    """The image will not load or work as intended where it should."""
-    WARNING = "warning"
-    """It will load, but something is not as it should be."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something wrong with an image.
-
-    Attributes:
-        check: the name of the check, stable.
-        severity: how bad it is.
-        message: what is wrong.
-        advice: what to do about it.
-    """
-
-    check: str
-    severity: Severity
-    message: str
-    advice: str
-
-    def __str__(self) -> str:
-        return f"{self.severity.value}: {self.check}: {self.message}; {self.advice}"
 
 
 def check_image(
@@ -75,18 +49,25 @@ def check_image(
     Raises:
         ImageError: the file is no x64 image, or is truncated.
     """
-    image = pe.load(path)
+    findings = examine(pe.load(path), windows_build=windows_build, require_signature=require_signature)
+    return [finding for finding in findings if finding.severity is not Severity.NOTE]
+
+
+def examine(
+    image: pe.Image, *, windows_build: int = DEFAULT_WINDOWS_BUILD, require_signature: bool = True
+) -> list[Finding]:
+    """As `check_image` for an image in memory, with notes."""
     findings: list[Finding] = []
-    for name, check in _CHECKS.items():
+    for name, check in CHECKS.items():
         try:
             findings.extend(check(image))
-        except ImageError as error:
-            findings.append(_error(name, str(error), "the image is damaged; build it again"))
+        except ImageError as problem:
+            findings.append(error(name, str(problem), "the image is damaged; build it again"))
     try:
         findings.extend(_check_imports(image, windows_build))
-    except ImageError as error:
-        findings.append(_error("imports", str(error), "the image is damaged; build it again"))
-    findings.extend(_check_signature(image, required=require_signature))
+    except ImageError as problem:
+        findings.append(error("imports", str(problem), "the image is damaged; build it again"))
+    findings.extend(check_signature(image, required=require_signature))
     return findings
 
 
@@ -110,7 +91,7 @@ def check_reproducible(sources: DriverSources, toolchain: Toolchain | None = Non
             one, other = getattr(first, what), getattr(second, what)
             if one is not None and one.read_bytes() != other.read_bytes():
                 findings.append(
-                    _error(
+                    error(
                         "reproducible",
                         f"{one.name} differs between two builds of the same sources in two directories",
                         "look for __DATE__, __TIME__ and absolute paths in the sources and compiler options",
@@ -127,13 +108,9 @@ def _copy_tree(sources: DriverSources, target: Path) -> None:
             shutil.copyfile(path, copy)
 
 
-def _error(check: str, message: str, advice: str) -> Finding:
-    return Finding(check, Severity.ERROR, message, advice)
-
-
 def _check_subsystem(image: pe.Image) -> Iterable[Finding]:
     if image.subsystem != pe.SUBSYSTEM_NATIVE:
-        yield _error(
+        yield error(
             "subsystem",
             f"the subsystem is {image.subsystem}, not native (1)",
             "link with /subsystem:native and /driver",
@@ -142,7 +119,7 @@ def _check_subsystem(image: pe.Image) -> Iterable[Finding]:
 
 def _check_force_integrity(image: pe.Image) -> Iterable[Finding]:
     if not image.dll_characteristics & pe.DLLCHARACTERISTICS_FORCE_INTEGRITY:
-        yield _error(
+        yield error(
             "force-integrity",
             "IMAGE_DLLCHARACTERISTICS_FORCE_INTEGRITY is not set, so PsSetCreateProcessNotifyRoutineEx answers "
             "STATUS_ACCESS_DENIED",
@@ -152,18 +129,18 @@ def _check_force_integrity(image: pe.Image) -> Iterable[Finding]:
 
 def _check_nx(image: pe.Image) -> Iterable[Finding]:
     if not image.dll_characteristics & pe.DLLCHARACTERISTICS_NX_COMPAT:
-        yield _error("nx", "the image is not marked compatible with data execution prevention", "link with /nxcompat")
+        yield error("nx", "the image is not marked compatible with data execution prevention", "link with /nxcompat")
 
 
 def _check_aslr(image: pe.Image) -> Iterable[Finding]:
     if not image.dll_characteristics & pe.DLLCHARACTERISTICS_DYNAMIC_BASE:
-        yield _error("aslr", "the image does not accept a random base address", "link with /dynamicbase")
+        yield error("aslr", "the image does not accept a random base address", "link with /dynamicbase")
 
 
 def _check_checksum(image: pe.Image) -> Iterable[Finding]:
     computed = image.computed_checksum()
     if image.checksum != computed:
-        yield _error(
+        yield error(
             "checksum",
             f"the header's checksum is 0x{image.checksum:X}, the file's is 0x{computed:X}",
             "link with /release, and let the signing tool correct it",
@@ -172,14 +149,14 @@ def _check_checksum(image: pe.Image) -> Iterable[Finding]:
 
 def _check_alignment(image: pe.Image) -> Iterable[Finding]:
     if image.section_alignment < PAGE_SIZE or image.section_alignment % PAGE_SIZE:
-        yield _error(
+        yield error(
             "section-alignment",
             f"sections are aligned to 0x{image.section_alignment:X} bytes; memory integrity wants whole pages",
             "remove /align and /driver:uponly tricks from the link",
         )
     for section in image.sections:
         if image.section_alignment and section.rva % image.section_alignment:
-            yield _error(
+            yield error(
                 "section-alignment",
                 f"section {section.name} starts at 0x{section.rva:X}, which is not aligned",
                 "the image is damaged; build it again",
@@ -189,7 +166,7 @@ def _check_alignment(image: pe.Image) -> Iterable[Finding]:
 def _check_writable_code(image: pe.Image) -> Iterable[Finding]:
     for section in image.sections:
         if section.writable and section.executable:
-            yield _error(
+            yield error(
                 "writable-code",
                 f"section {section.name} is both writable and executable; memory integrity refuses it",
                 "separate code and data: look for /section, /merge and #pragma section",
@@ -214,7 +191,7 @@ def _check_security_cookie(image: pe.Image) -> Iterable[Finding]:
     section = image.section_at(rva)
     if section is None or not section.writable:
         where = f"section {section.name}" if section else "no section"
-        yield _error(
+        yield error(
             "security-cookie",
             f"the /GS cookie at 0x{rva:X} lies in {where}, which is not writable: the image stops the system when it "
             "initialises the cookie",
@@ -223,11 +200,19 @@ def _check_security_cookie(image: pe.Image) -> Iterable[Finding]:
 
 
 def _check_imports(image: pe.Image, windows_build: int) -> Iterable[Finding]:
-    for imported in image.imports():
+    imports = image.imports()
+    for module in dict.fromkeys(one.module for one in imports if one.module.lower() not in JUDGED_MODULES):
+        yield Finding(
+            "imports",
+            Severity.NOTE,
+            f"what {module} exports is in no list here, so imports from it are not judged",
+            f"make sure that Windows build {windows_build} has the module and its functions",
+        )
+    for imported in imports:
         if imported.module.lower() not in JUDGED_MODULES:
             continue
         if imported.name.startswith("#"):
-            yield _error(
+            yield error(
                 "imports",
                 f"{imported.module} is imported from by ordinal ({imported.name}); ordinals change between builds",
                 "import by name",
@@ -243,7 +228,7 @@ def _check_imports(image: pe.Image, windows_build: int) -> Iterable[Finding]:
                 "MmGetSystemRoutineAddress",
             )
         elif first > windows_build:
-            yield _error(
+            yield error(
                 "imports",
                 f"{imported.module}!{imported.name} came with Windows build {first}; build {windows_build} cannot load "
                 "the image",
@@ -251,22 +236,88 @@ def _check_imports(image: pe.Image, windows_build: int) -> Iterable[Finding]:
             )
 
 
-def _check_signature(image: pe.Image, *, required: bool) -> Iterable[Finding]:
-    try:
-        offset, _ = image.certificate_table
-        if not offset and not required:
-            return
-        if verify_image(image).page_hashes == 0:
-            yield _error(
-                "signature",
-                "the signature has no page hashes, so a page changed on disk after loading would not be noticed",
-                "sign with page hashes (signtool /ph, osslsigncode -ph)",
+def _check_layout(image: pe.Image) -> Iterable[Finding]:
+    """Sections follow each other in memory and share nothing in the file ("PE Format", "Section Table")."""
+    advice = "the image is damaged, or was made to deceive its readers; build it again"
+    end, name = image.size_of_headers, "the headers"
+    for section in image.sections:
+        if section.rva < end:
+            yield error("section-layout", f"section {section.name} overlaps {name} in memory", advice)
+        # Windows maps as much as VirtualSize says, and SizeOfRawData only where that is 0.
+        end, name = section.rva + (section.virtual_size or section.raw_size), f"section {section.name}"
+    if end > image.size_of_image:
+        yield error("section-layout", f"{name} ends at 0x{end:X}, behind the image's 0x{image.size_of_image:X}", advice)
+    filled = sorted((s for s in image.sections if s.raw_size), key=lambda s: s.raw_offset)
+    end, name = image.size_of_headers, "the headers"
+    for section in filled:
+        if section.raw_offset < end:
+            yield error("section-layout", f"section {section.name} overlaps {name} in the file", advice)
+        end, name = section.raw_offset + section.raw_size, f"section {section.name}"
+    offset, _ = image.certificate_table
+    if offset and offset < end:
+        yield error("section-layout", f"the certificate table overlaps {name} in the file", advice)
+
+
+def _check_import_table(image: pe.Image) -> Iterable[Finding]:
+    rva, _ = image.directory(pe.DIRECTORY_IAT)
+    section = image.section_at(rva) if rva else None
+    if section is not None and section.executable:
+        yield Finding(
+            "import-table",
+            Severity.WARNING,
+            f"the import address table lies in section {section.name}, which is executable; memory integrity and "
+            "Driver Verifier object (bugcheck 0xC4, 0x2005)",
+            "leave the import table in .rdata: look for /merge",
+        )
+
+
+def _check_executable_pool(image: pe.Image) -> Iterable[Finding]:
+    for imported in image.imports():
+        if imported.name in _EXECUTABLE_POOL:
+            yield Finding(
+                "executable-pool",
+                Severity.NOTE,
+                f"{imported.name} gives executable memory for NonPagedPool; what it is asked for is not seen here",
+                "use ExAllocatePool2, or NonPagedPoolNx, or build with POOL_NX_OPTIN",
             )
-    except (SignatureError, ImageError) as error:
-        yield _error("signature", str(error), "sign the image again, after its last change")
 
 
-_CHECKS: Final[Mapping[str, Callable[[pe.Image], Iterable[Finding]]]] = {
+def _check_guard(image: pe.Image) -> Iterable[Finding]:
+    if not image.dll_characteristics & pe.DLLCHARACTERISTICS_GUARD_CF:
+        yield Finding(
+            "control-flow-guard",
+            Severity.NOTE,
+            "the image has no control flow guard",
+            "compile and link with /guard:cf where indirect calls are to be checked",
+        )
+
+
+def _check_repro(image: pe.Image) -> Iterable[Finding]:
+    if not any(kind == pe.DEBUG_TYPE_REPRO for kind, _, _ in image.debug_entries()):
+        yield Finding(
+            "reproducible-mark",
+            Severity.NOTE,
+            "the image does not say that it can be built again with the same bytes",
+            "link with /Brepro",
+        )
+
+
+def _check_version(image: pe.Image) -> Iterable[Finding]:
+    try:
+        version = read_version(image)
+    except ImageError as problem:
+        yield Finding("version", Severity.WARNING, str(problem), "the resources are damaged; build the image again")
+        return
+    if version is None:
+        yield Finding(
+            "version",
+            Severity.NOTE,
+            "the image has no version resource, which driver stores and crash reports show",
+            "add a resource file with VS_VERSION_INFO",
+        )
+
+
+CHECKS: Final[Mapping[str, Callable[[pe.Image], Iterable[Finding]]]] = {
     "subsystem": _check_subsystem,
     "force-integrity": _check_force_integrity,
     "nx": _check_nx,
@@ -276,4 +327,10 @@ _CHECKS: Final[Mapping[str, Callable[[pe.Image], Iterable[Finding]]]] = {
     "writable-code": _check_writable_code,
     "pdb-path": _check_pdb_path,
     "security-cookie": _check_security_cookie,
+    "section-layout": _check_layout,
+    "import-table": _check_import_table,
+    "executable-pool": _check_executable_pool,
+    "control-flow-guard": _check_guard,
+    "reproducible-mark": _check_repro,
+    "version": _check_version,
 }

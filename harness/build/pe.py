@@ -17,30 +17,40 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MACHINE_AMD64: Final = 0x8664
+MACHINE_ARM64: Final = 0xAA64
 MACHINE_NAMES: Final[Mapping[int, str]] = {
     0x014C: "x86 (0x14C)",
     0x01C4: "Arm Thumb-2 (0x1C4)",
     0x8664: "x64 (0x8664)",
     0xAA64: "Arm64 (0xAA64)",
 }
+X64_ONLY: Final = frozenset({MACHINE_AMD64})
+ALL_64_BIT: Final = frozenset({MACHINE_AMD64, MACHINE_ARM64})
 PE32_PLUS_MAGIC: Final = 0x20B
 SUBSYSTEM_NATIVE: Final = 1
 
+DLLCHARACTERISTICS_HIGH_ENTROPY_VA: Final = 0x0020
 DLLCHARACTERISTICS_DYNAMIC_BASE: Final = 0x0040
 DLLCHARACTERISTICS_FORCE_INTEGRITY: Final = 0x0080
 DLLCHARACTERISTICS_NX_COMPAT: Final = 0x0100
+DLLCHARACTERISTICS_GUARD_CF: Final = 0x4000
 
+SCN_MEM_DISCARDABLE: Final = 0x02000000
 SCN_MEM_EXECUTE: Final = 0x20000000
+SCN_MEM_READ: Final = 0x40000000
 SCN_MEM_WRITE: Final = 0x80000000
 
 DIRECTORY_IMPORT: Final = 1
+DIRECTORY_RESOURCE: Final = 2
 DIRECTORY_EXCEPTION: Final = 3
 DIRECTORY_SECURITY: Final = 4
 DIRECTORY_BASERELOC: Final = 5
 DIRECTORY_DEBUG: Final = 6
 DIRECTORY_LOAD_CONFIG: Final = 10
+DIRECTORY_IAT: Final = 12
 
 DEBUG_TYPE_CODEVIEW: Final = 2
+DEBUG_TYPE_REPRO: Final = 16
 LOAD_CONFIG_SECURITY_COOKIE_OFFSET: Final = 88
 """Offset of SecurityCookie in IMAGE_LOAD_CONFIG_DIRECTORY64 (winnt.h)."""
 
@@ -53,6 +63,8 @@ _MAXIMUM_SECTIONS: Final = 96
 _MAXIMUM_DIRECTORIES: Final = 16
 _MAXIMUM_NAME: Final = 4096
 _MAXIMUM_IMPORTS: Final = 16384
+_MAXIMUM_DEBUG_ENTRIES: Final = 64
+_DEBUG_ENTRY_SIZE: Final = 28
 _ORDINAL_FLAG: Final = 1 << 63
 
 
@@ -93,9 +105,10 @@ class Import:
 
 @dataclass(frozen=True)
 class Image:
-    """A parsed PE32+ image for x64."""
+    """A parsed PE32+ image."""
 
     data: bytes
+    machine: int
     header_offset: int
     timestamp: int
     characteristics: int
@@ -226,17 +239,29 @@ class Image:
                 yield self.string((thunk & 0x7FFFFFFF) + 2, f"the name of an import from {module}")
             rva += 8
 
+    def debug_entries(self) -> Iterator[tuple[int, int, int]]:
+        """Type, size and file offset of each entry of the debug directory.
+
+        Raises:
+            ImageError: the debug directory lies outside the file, or has more entries than any linker writes.
+        """
+        rva, size = self.directory(DIRECTORY_DEBUG)
+        if size > _MAXIMUM_DEBUG_ENTRIES * _DEBUG_ENTRY_SIZE:
+            message = f"the debug directory has 0x{size:X} bytes, more than any linker writes"
+            raise ImageError(message)
+        for position in range(rva, rva + size - size % _DEBUG_ENTRY_SIZE, _DEBUG_ENTRY_SIZE):
+            entry = self.read(position, _DEBUG_ENTRY_SIZE, "a debug directory entry")
+            kind, length, _, offset = struct.unpack_from("<4I", entry, 12)
+            yield kind, length, offset
+
     def pdb_references(self) -> list[str]:
         """Paths of the PDB files that the debug directory names (CodeView RSDS records).
 
         Raises:
             ImageError: the debug directory or a record lies outside the file.
         """
-        rva, size = self.directory(DIRECTORY_DEBUG)
         paths: list[str] = []
-        for position in range(rva, rva + size - size % 28, 28):
-            entry = self.read(position, 28, "a debug directory entry")
-            kind, length, _, offset = struct.unpack_from("<4I", entry, 12)
+        for kind, length, offset in self.debug_entries():
             if kind != DEBUG_TYPE_CODEVIEW:
                 continue
             if offset + length > len(self.data):
@@ -287,17 +312,21 @@ def compute_checksum(data: bytes, checksum_offset: int) -> int:
 
 def with_checksum(data: bytes) -> bytes:
     """The same image with its CheckSum field corrected. Raises ImageError for what is not an image."""
-    image = parse(data)
+    image = parse(data, ALL_64_BIT)
     edited = bytearray(data)
     struct.pack_into("<I", edited, image.checksum_offset, image.computed_checksum())
     return bytes(edited)
 
 
-def load(path: Path) -> Image:
+def load(path: Path, machines: frozenset[int] = X64_ONLY) -> Image:
     """Read and parse an image file.
 
+    Args:
+        path: the file.
+        machines: the architectures that are accepted.
+
     Raises:
-        ImageError: the file cannot be read, or is no PE32+ image for x64; the message starts with the path.
+        ImageError: the file cannot be read, or is no PE32+ image for such a machine; the message starts with the path.
     """
     try:
         data = path.read_bytes()
@@ -305,21 +334,21 @@ def load(path: Path) -> Image:
         message = f"{path}: cannot be read: {error.strerror}"
         raise ImageError(message) from error
     try:
-        return parse(data)
+        return parse(data, machines)
     except ImageError as error:
         message = f"{path}: {error}"
         raise ImageError(message) from None
 
 
-def parse(data: bytes) -> Image:
-    """Parse the headers and section table of an x64 image.
+def parse(data: bytes, machines: frozenset[int] = X64_ONLY) -> Image:
+    """Parse the headers and section table of a PE32+ image, for x64 unless other architectures are named.
 
     Raises:
         ImageError: not a PE, truncated, another architecture, or headers that contradict each other.
     """
     header = _find_header(data)
     machine, count, timestamp, _, _, optional_size, characteristics = struct.unpack_from("<HHIIIHH", data, header + 4)
-    if machine != MACHINE_AMD64:
+    if machine not in machines:
         name = MACHINE_NAMES.get(machine, f"machine 0x{machine:X}")
         message = f"the image is for {name}; a driver for x64 (0x8664) was expected"
         raise ImageError(message)
@@ -332,7 +361,7 @@ def parse(data: bytes) -> Image:
         raise ImageError(message)
     (magic,) = struct.unpack_from("<H", data, optional)
     if magic != PE32_PLUS_MAGIC:
-        message = f"the optional header has magic 0x{magic:X}; an x64 image has 0x{PE32_PLUS_MAGIC:X} (PE32+)"
+        message = f"the optional header has magic 0x{magic:X}; a 64-bit image has 0x{PE32_PLUS_MAGIC:X} (PE32+)"
         raise ImageError(message)
     (entry_rva,) = struct.unpack_from("<I", data, optional + 16)
     image_base, section_alignment, file_alignment = struct.unpack_from("<QII", data, optional + 24)
@@ -347,6 +376,7 @@ def parse(data: bytes) -> Image:
         raise ImageError(message)
     return Image(
         data=data,
+        machine=machine,
         header_offset=header,
         timestamp=timestamp,
         characteristics=characteristics,

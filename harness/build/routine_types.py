@@ -17,7 +17,7 @@ from elftools.dwarf.descriptions import describe_form_class
 from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DwarfConfig, DWARFInfo
 
 from harness.build import pe
-from harness.build.image_checks import Finding, Severity
+from harness.build.findings import Finding, Severity
 from harness.errors import ImageError
 
 if TYPE_CHECKING:

@@ -82,14 +82,15 @@ def machine_fact(windows, context):
 
 
 @command("Install-NtproofCertificate")
-def install_certificate(windows, context, Certificate):
+def install_certificate(windows, context, Certificate, Store):
     try:
         read = x509.load_der_x509_certificate(Certificate)
     except ValueError as error:
         raise Failure("BadCertificate", str(error)) from error
     thumbprint = read.fingerprint(hashes.SHA1()).hex().upper()  # Windows' thumbprint
-    added = thumbprint not in windows.roots
-    windows.roots[thumbprint] = windows.publishers[thumbprint] = Certificate
+    store = {"Root": windows.roots, "TrustedPublisher": windows.publishers}[Store]
+    added = thumbprint not in store
+    store[thumbprint] = Certificate
     yield {
         "Thumbprint": thumbprint,
         "Subject": read.subject.rfc4514_string(),

@@ -202,10 +202,10 @@ class System:
         machine.start_driver(service.name)
 
     def _trusted(self, image):
-        """Whether test signing is on, and the signer is one that this Windows was told to trust."""
+        """Whether test signing is on, and this Windows was told to trust the signer and whom it leads to."""
         windows = self.windows
-        signers = {thumbprint(one) for one in certificates_of(windows.files.read(image))}
-        return windows.test_signing and bool(signers & set(windows.roots) & set(windows.publishers))
+        carried = {thumbprint(one) for one in certificates_of(windows.files.read(image))}
+        return windows.test_signing and bool(carried & set(windows.roots)) and bool(carried & set(windows.publishers))
 
     def stop_service(self, machine, name):
         service = self._service(machine, name, "ControlService")

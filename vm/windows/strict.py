@@ -64,16 +64,20 @@ def _expect(value: object, kind: type[T], place: Place, what: str) -> T:
 
 @dataclass(frozen=True)
 class TextRule:
-    """A text that matches a pattern as a whole; `hint` says in words what that is."""
+    """A text that matches a pattern as a whole; `hint` says in words what that is.
+
+    A wrong text is quoted in the error unless it may hold a secret that was put in the wrong place.
+    """
 
     pattern: str
     hint: str
+    quoted: bool = True
 
     def read(self, value: object, place: Place) -> str:
         """The text."""
         given = _expect(value, str, place, self.hint)
         if not re.fullmatch(self.pattern, given):
-            place.fail(f"{given!r} does not fit; expected {self.hint}")
+            place.fail(f"{repr(given) if self.quoted else 'what is given'} does not fit; expected {self.hint}")
         return given
 
     def write(self, value: str) -> object:
@@ -155,6 +159,20 @@ class TextsRule:
 
 
 @dataclass(frozen=True)
+class ArgumentsRule:
+    """A list of texts of any kind and order: the arguments of a command."""
+
+    def read(self, value: object, place: Place) -> tuple[str, ...]:
+        """The texts."""
+        listed = _expect(value, list, place, "a list of texts")
+        return tuple(_expect(item, str, place.at(str(index)), "a text") for index, item in enumerate(listed))
+
+    def write(self, value: tuple[str, ...]) -> object:
+        """A list."""
+        return list(value)
+
+
+@dataclass(frozen=True)
 class TableRule:
     """A table of texts by free keys."""
 
@@ -206,9 +224,9 @@ def _declared(rule: Rule, default: Any) -> Any:
     return field(default=default, metadata={_RULE: rule}, kw_only=True)
 
 
-def text(pattern: str, hint: str, *, default: Any = MISSING) -> Any:
-    """A field for a text that matches a pattern as a whole."""
-    return _declared(TextRule(pattern, hint), default)
+def text(pattern: str, hint: str, *, default: Any = MISSING, quoted: bool = True) -> Any:
+    """A field for a text that matches a pattern as a whole; one that may hold a secret is not `quoted` in errors."""
+    return _declared(TextRule(pattern, hint, quoted), default)
 
 
 def whole(low: int, high: int, unit: str, *, default: Any = MISSING) -> Any:
@@ -229,6 +247,11 @@ def choice(kind: type[Enum], *, default: Any = MISSING) -> Any:
 def texts(pattern: str, hint: str, *, default: Any = MISSING) -> Any:
     """A field for a list of texts."""
     return _declared(TextsRule(TextRule(pattern, hint)), default)
+
+
+def arguments() -> Any:
+    """A field for the arguments of a command."""
+    return _declared(ArgumentsRule(), MISSING)
 
 
 def table() -> Any:

@@ -12,10 +12,18 @@ import pefile
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from harness.build import build_driver, find_driver, pe
-from harness.build.authenticode import page_hashes, sign, verify
+from harness.build.findings import Severity
 from harness.build.image_checks import check_image, check_reproducible
+from harness.build.signing.authenticode import without_signature
+from harness.build.signing.digests import page_hashes
+from harness.build.signing.generated import ensure_identity
+from harness.build.signing.signature import verify
+from harness.errors import SignatureError
+from tests.fixtures.built_drivers import signed as sign
+from tests.fixtures.signing_keys import DAY, make, rsa_key, team, write
 
 
 def require(found: object, what: str, remedy: str) -> None:
@@ -98,8 +106,6 @@ def test_osslsigncode_refuses_a_changed_byte_in_each_page(osslsigncode, authorit
 
 
 def test_osslsigncode_refuses_a_certificate_that_is_not_trusted(osslsigncode, procnotify, build_root, tmp_path):
-    from harness.build.certificate import ensure_identity
-
     stranger = ensure_identity(tmp_path / "signing")
     path = tmp_path / "stranger.sys"
     path.write_bytes(sign(procnotify.image.read_bytes(), stranger))
@@ -157,3 +163,70 @@ def test_the_bundled_drivers_pass_every_image_check(build_root, name):
 
 def test_procnotify_is_reproducible():
     assert check_reproducible(find_driver("procnotify")) == []
+
+
+@pytest.fixture
+def foreign(osslsigncode, procnotify, tmp_path):
+    """Has osslsigncode sign the driver with a key, in place of any signature or beside it."""
+
+    def make_signature(owner, *options, image=None):
+        if image is None:
+            image = tmp_path / "unsigned.sys"
+            image.write_bytes(without_signature(procnotify.image.read_bytes()))
+        target = tmp_path / f"{len(list(tmp_path.iterdir()))}.sys"
+        certificate, key = write(tmp_path / "c.pem", owner.pem()), write(tmp_path / "k.pem", owner.key_pem())
+        command = [osslsigncode, "sign", "-certs", certificate, "-key", key, *options, "-in", image, "-out", target]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        return target
+
+    return make_signature
+
+
+@pytest.mark.parametrize("digest", ["sha1", "sha256", "sha384", "sha512"])
+def test_signatures_with_other_digests_are_verified(foreign, digest):
+    info = verify(foreign(team(), "-h", digest))
+
+    assert info.digest_algorithm == digest
+    assert [one.subject for one in info.chain] == ["CN=Team", "CN=Test Issuer", "CN=Test Root"]
+
+
+def test_page_hashes_with_sha1_are_verified_and_only_that_is_warned_of(foreign, procnotify):
+    path = foreign(team(), "-h", "sha1", "-ph")
+
+    assert verify(path).page_hashes == verify(procnotify.image).page_hashes
+    (finding,) = check_image(path)
+    assert (finding.severity, "SHA-1 digest only" in finding.message) == (Severity.WARNING, True)
+
+
+def test_a_key_on_an_elliptic_curve_is_verified(foreign):
+    owner = make("Curve", ec.generate_private_key(ec.SECP384R1()))
+
+    assert verify(foreign(owner, "-h", "sha256", "-ph")).subject == "CN=Curve"
+
+
+def test_a_nested_signature_is_verified_with_the_first(foreign):
+    both = foreign(make("Second", rsa_key(9)), "-h", "sha256", "-ph", "-nest", image=foreign(team(), "-h", "sha1"))
+    first, second = verify(both).all()
+
+    assert (first.subject, first.digest_algorithm, first.page_hashes) == ("CN=Team", "sha1", 0)
+    assert (second.subject, second.digest_algorithm) == ("CN=Second", "sha256")
+    assert second.page_hashes > 5
+    assert check_image(both) == []
+
+
+def test_a_change_under_a_nested_signature_is_refused(foreign):
+    both = foreign(make("Second", rsa_key(9)), "-h", "sha256", "-nest", image=foreign(team(), "-h", "sha256"))
+    data = bytearray(both.read_bytes())
+    data[pe.load(both).sections[0].raw_offset] ^= 1
+    both.write_bytes(data)
+
+    with pytest.raises(SignatureError, match="was changed after it was signed"):
+        verify(both)
+
+
+def test_a_certificate_that_expired_is_warned_of(foreign):
+    old = make("Old", rsa_key(9), begins=-9 * DAY, ends=-DAY)
+    (finding,) = check_image(foreign(old, "-h", "sha256", "-ph"))
+
+    assert finding.severity is Severity.WARNING
+    assert "the certificate of CN=Old is not valid now" in finding.message

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.standin.requirements import require_remoting
 
 require_remoting()
 
+from harness.build.signing.authenticode import sign  # noqa: E402
+from harness.build.signing.signer import SigningKey  # noqa: E402
+from harness.build.signing.usable import rsa_signature  # noqa: E402
+from tests.fixtures.signing_keys import root, team  # noqa: E402
 from vm import win32  # noqa: E402
 from vm.errors import MachineConfigurationError, UnsupportedByMachine, Win32Error  # noqa: E402
 from vm.machine import Account, LaunchRequest, Machine, ServiceState, WitnessedMachine  # noqa: E402
@@ -38,6 +43,22 @@ def test_a_driver_is_sent_and_trusted_once(machine, guest, driver_path):
     assert guest.remoting.requests == before, "the fourth time nothing goes over PowerShell Remoting"
     assert set(guest.windows.roots) == {thumbprint(one) for one in certificates_of(driver_path.read_bytes())}
     assert guest.windows.publishers == guest.windows.roots
+
+
+def test_of_a_teams_signature_the_signer_and_its_root_are_trusted_and_no_other(machine, guest, driver_path, tmp_path):
+    key = SigningKey(team().der, tuple(map(encoded, team().issuers)), rsa_signature(team().key))
+    signed = tmp_path / "procnotify.sys"
+    signed.write_bytes(sign(driver_path.read_bytes(), key))
+
+    machine.install_driver("procnotify", signed)
+    machine.start_driver("procnotify")
+
+    assert set(guest.windows.roots) == {thumbprint(encoded(root().certificate))}
+    assert set(guest.windows.publishers) == {thumbprint(team().der)}
+
+
+def encoded(certificate):
+    return certificate.public_bytes(Encoding.DER)
 
 
 def test_a_guest_that_was_put_back_gets_its_driver_again(machine, guest, driver_path):

@@ -15,6 +15,7 @@ from tests.standin.commands import COMMANDS  # noqa: E402
 from tests.standin.winrm import SHELL_UNKNOWN, Fault  # noqa: E402
 from vm import win32  # noqa: E402
 from vm.errors import Win32Error  # noqa: E402
+from vm.windows.driver_trust import TrustStore  # noqa: E402
 from vm.windows.remoting.errors import CommandTimedOut, GuestCommandFailed  # noqa: E402
 from vm.windows.remoting.guest import Guest  # noqa: E402
 from vm.windows.remoting.schema import guest_schema  # noqa: E402
@@ -41,7 +42,8 @@ def test_facts_say_whether_a_test_signed_driver_can_run(guest, standin):
 
 
 def test_a_certificate_is_trusted_until_it_is_removed(guest, standin):
-    installed = guest.install_certificate(make_certificate("signer").der)
+    certificate = make_certificate("signer").der
+    installed, _ = (guest.install_certificate(certificate, store) for store in TrustStore)
     trusted = set(standin.windows.roots), set(standin.windows.publishers)
     guest.uninstall_certificate(installed.thumbprint)
     guest.uninstall_certificate(installed.thumbprint)
@@ -50,10 +52,14 @@ def test_a_certificate_is_trusted_until_it_is_removed(guest, standin):
     assert standin.windows.roots == standin.windows.publishers == {}
 
 
-def test_a_certificate_that_is_trusted_already_is_not_added_again(guest):
+def test_a_certificate_goes_into_the_store_that_is_named_and_is_not_added_again(guest, standin):
     certificate = make_certificate("signer").der
 
-    assert [guest.install_certificate(certificate).added for _ in range(2)] == [True, False]
+    added = [guest.install_certificate(certificate, TrustStore.TRUSTED_PUBLISHER).added for _ in range(2)]
+
+    assert added == [True, False]
+    assert list(standin.windows.publishers.values()) == [certificate]
+    assert standin.windows.roots == {}
 
 
 def test_a_program_streams_its_lines_and_ends_with_its_exit_code(guest, standin):

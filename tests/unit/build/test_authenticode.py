@@ -10,9 +10,11 @@ import pytest
 from cryptography import x509
 
 from harness.build import pe
-from harness.build.authenticode import image_digest, page_hashes, sign, verify, verify_image
-from harness.build.certificate import SigningIdentity, ensure_identity
+from harness.build.signing.digests import image_digest, page_hashes
+from harness.build.signing.generated import GeneratedIdentity, ensure_identity
+from harness.build.signing.signature import verify, verify_image
 from harness.errors import ConfigurationError, SignatureError
+from tests.fixtures.built_drivers import signed as sign
 
 
 def test_a_signature_verifies_and_names_its_signer(minimal, identity):
@@ -93,9 +95,9 @@ def test_data_hidden_behind_the_signature_is_refused(minimal):
 def test_a_signature_made_with_another_key_is_refused(minimal, identity, tmp_path):
     """The certificate of one identity with the key of another never makes it into an image."""
     other = ensure_identity(tmp_path / "signing")
-    mixed = SigningIdentity(identity.certificate_path, other.key_path, identity.certificate)
+    mixed = GeneratedIdentity(identity.certificate_path, other.key_path, identity.certificate)
 
-    with pytest.raises(ConfigurationError, match="not the RSA key"):
+    with pytest.raises(ConfigurationError, match="not the private key"):
         sign(minimal.image.read_bytes(), mixed)
 
 
@@ -161,3 +163,12 @@ def test_a_place_where_no_identity_can_be_kept_is_the_users_error(tmp_path, fold
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=r"cannot be kept there: .*NTPROOF_BUILD_DIR"):
         ensure_identity(tmp_path / folder)
+
+
+def test_an_image_for_arm64_is_signed_and_verified_as_well(minimal, identity):
+    data = bytearray(minimal.image.read_bytes())
+    struct.pack_into("<H", data, pe.load(minimal.image).header_offset + 4, pe.MACHINE_ARM64)
+    image = pe.parse(sign(bytes(data), identity), pe.ALL_64_BIT)
+
+    assert verify_image(image).page_hashes == 1 + len(image.sections)
+    assert image.checksum == image.computed_checksum()

@@ -83,7 +83,8 @@ def test_the_outputs_lie_together(minimal, identity):
     assert minimal.debug_image == minimal.image.with_name("minimal.sys.dwarf")
     assert minimal.pdb == minimal.image.with_name("minimal.pdb")
     assert all(p.is_file() for p in (minimal.image, minimal.debug_image, minimal.pdb))
-    assert minimal.certificate == identity.certificate_path
+    assert minimal.certificate == minimal.image.with_name("minimal.cer")
+    assert minimal.certificate.read_bytes() == identity.certificate
     facts = json.loads(facts_path(minimal.image).read_text())
     assert facts["debug_image"] == "minimal.sys.dwarf"
     assert facts["sha256"] == minimal.sha256
@@ -412,5 +413,5 @@ def test_what_was_not_used_lately_is_deleted_and_the_rest_kept(tree, tmp_path):
 
     assert not forgotten.image.exists()
     assert used.image.exists()
-    assert forgotten.certificate.exists()
+    assert (base / "signing" / "certificate.cer").exists()
     assert build_driver(MINIMAL, source_root=tree, build_root=base, defines=["OLD"]).image == forgotten.image

@@ -10,13 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.build import find_driver, pe
-from harness.build.authenticode import sign, verify
 from harness.build.dwarf import without_dwarf
 from harness.build.exports import base_exports, first_build
-from harness.build.image_checks import Severity, check_image, check_reproducible
+from harness.build.findings import Severity
+from harness.build.image_checks import check_image, check_reproducible
 from harness.build.llvm_mingw import LlvmMingw
+from harness.build.signing.signature import verify
 from harness.errors import ImageError, SignatureError
 from tests.fixtures.built_drivers import DESCRIPTION
+from tests.fixtures.built_drivers import signed as sign
 
 DLL_CHARACTERISTICS = 70
 SUBSYSTEM = 68
@@ -107,6 +109,16 @@ def test_a_section_both_writable_and_executable_is_found(patient):
     (finding,) = patient.check()
 
     assert finding.check == "writable-code"
+    assert ".text" in finding.message
+
+
+def test_an_import_table_in_executable_memory_is_warned_of(patient):
+    text = next(s for s in patient.image.sections if s.name == ".text")
+    struct.pack_into("<I", patient.data, patient.image.directory_offset(pe.DIRECTORY_IAT), text.rva)
+
+    (finding,) = patient.check()
+
+    assert (finding.check, finding.severity) == ("import-table", Severity.WARNING)
     assert ".text" in finding.message
 
 

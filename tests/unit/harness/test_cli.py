@@ -12,6 +12,7 @@ import pytest
 from harness import cli
 from harness.capture_json import write_capture
 from harness.commands import _machine
+from harness.errors import SigningFailed
 from harness.exit_codes import ExitCode
 from harness.runner import run_scenario
 from harness.scenario_json import dump_scenario
@@ -151,6 +152,7 @@ def test_a_mistake_of_the_user_is_one_message_and_exit_code_2(files, capsys, arg
         (MachineBroken("no disk"), ExitCode.MACHINE_ERROR),
         (UnsupportedByMachine("no clones"), ExitCode.MACHINE_ERROR),
         (MachineConfigurationError("no such machine 'x'"), ExitCode.USER_ERROR),
+        (SigningFailed("the token is not there"), ExitCode.MACHINE_ERROR),
     ],
 )
 def test_an_error_of_the_machine_ends_with_the_code_of_its_owner(files, capsys, machine_of, error, code):

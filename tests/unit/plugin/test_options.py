@@ -117,6 +117,11 @@ class TestWindowsMachines:
         what = "options.connect, options.slots, options.artefacts.name"
         self.asks(run, what, ("qemu+ssh://lab/system", 8, "evidence"), artefacts=False).assert_outcomes(passed=1)
 
+    def test_the_table_of_who_signs_is_none_of_these_options(self, run, pytester):
+        signing = '[tool.ntproof.signing]\nsource = "pkcs12"\nfile = "team.pfx"\n'
+        (pytester.path / "pyproject.toml").write_text(self.TABLE + signing)
+        self.asks(run, "options.slots", 8).assert_outcomes(passed=1)
+
     def test_the_command_line_wins_over_the_project(self, run, pytester):
         (pytester.path / "pyproject.toml").write_text(self.TABLE)
         what, value = "options.connect, options.slots, options.artefacts.name", ("test:///x", 2, "kept")
@@ -138,6 +143,7 @@ class TestWindowsMachines:
             ),
             ("[tool]\nntproof = 4\n", "*tool.ntproof: expected a table"),
             ("[tool.ntproof\n", "*pyproject.toml: *"),
+            ("[tool.ntproof.signin]\n", "*pyproject.toml: tool.ntproof: unknown key 'signin'*"),
         ],
     )
     def test_a_mistake_in_the_project_is_one_usage_error(self, run, pytester, table, message):

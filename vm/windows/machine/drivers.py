@@ -11,6 +11,7 @@ from typing import Final
 from vm.errors import MachineConfigurationError
 from vm.machine import RegistryValue, ServiceState
 from vm.verifier import VerifierSettings
+from vm.windows.driver_trust import TrustStore, stores_for
 from vm.windows.machine.access import Patience
 from vm.windows.machine.embedded_certificates import certificates_of
 from vm.windows.machine.link import GuestLink
@@ -41,7 +42,7 @@ class Drivers:
         self._patience = patience
         self._verifier = verifier
         self._present: set[str] = set()
-        self._trusted: set[bytes] = set()
+        self._trusted: set[tuple[bytes, TrustStore]] = set()
         self._verified: set[str] = set()
         self._services: dict[str, tuple[str, str]] = {}
         self.hashes: dict[str, str] = {}
@@ -65,17 +66,17 @@ class Drivers:
             content = image.read_bytes()
         except OSError as error:
             raise MachineConfigurationError(f"{image} cannot be read: {error.strerror}") from error
-        certificates = certificates_of(content, str(image))
+        trusted = _trust_of(content, image)
         digest = hashlib.sha256(content).hexdigest()
         path = f"{DRIVER_FOLDER}\\{digest[:_DIGITS]}\\{image.name}"
         if path not in self._present:
             report = self._link.files().send({path: image})
             logger.info("%s: %d bytes sent by %s", path, report.bytes_sent, report.method)
             self._present.add(path)
-        for certificate in certificates:
-            if certificate not in self._trusted:
-                self._link.guest().install_certificate(certificate)
-                self._trusted.add(certificate)
+        for certificate, store in trusted:
+            if (certificate, store) not in self._trusted:
+                self._link.guest().install_certificate(certificate, store)
+                self._trusted.add((certificate, store))
         agent = self._link.agent()
         agent.create_service(service, path)
         self._services[service.lower()] = (service, image.name)
@@ -125,3 +126,11 @@ class Drivers:
             guest.verify_driver(driver, settings.flags)
         if settings.chances is not None:
             guest.fail_allocations(driver, settings.probability, pool_tag=settings.pool_tag)
+
+
+def _trust_of(content: bytes, image: Path) -> tuple[tuple[bytes, TrustStore], ...]:
+    """What the guest has to trust for an image. Raises MachineConfigurationError."""
+    try:
+        return stores_for(certificates_of(content, str(image)))
+    except ValueError as error:
+        raise MachineConfigurationError(f"{image}: its certificates cannot be read ({error}); sign it again") from error

@@ -7,6 +7,7 @@ Authenticode Portable Executable Signature Format").
 from __future__ import annotations
 
 import struct
+import warnings
 from collections.abc import Iterator
 from typing import Final
 
@@ -38,7 +39,10 @@ def certificates_of(image: bytes, name: str = "the image") -> tuple[bytes, ...]:
     found: dict[bytes, None] = {}
     for signature in _signatures(image, name):
         try:
-            loaded = pkcs7.load_der_pkcs7_certificates(_without_padding(signature))
+            with warnings.catch_warnings():
+                # Many tools do not sort the certificates as DER wants it.
+                warnings.simplefilter("ignore", UserWarning)
+                loaded = pkcs7.load_der_pkcs7_certificates(_without_padding(signature))
         except ValueError as error:
             raise MachineConfigurationError(f"{name}: its signature cannot be read ({error}); sign it again") from error
         found.update(dict.fromkeys(one.public_bytes(Encoding.DER) for one in loaded))

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
+from vm.windows.driver_trust import TrustStore
 from vm.windows.remoting.deadline import Deadline
 from vm.windows.remoting.errors import CommandTimedOut, ConnectionLost
 from vm.windows.remoting.session import DEFAULT_DEADLINE, GuestSession
@@ -64,7 +65,7 @@ class GuestFacts:
 
 @dataclass(frozen=True)
 class InstalledCertificate:
-    """A certificate that the guest trusts for drivers; `added` is False where it did so already."""
+    """A certificate in a store of the guest; `added` is False where it was there already."""
 
     thumbprint: str
     subject: str
@@ -121,9 +122,10 @@ class Guest:
 
     # Trust
 
-    def install_certificate(self, certificate: bytes) -> InstalledCertificate:
-        """Trust a certificate (DER) for drivers. Raises GuestCommandFailed with failure BadCertificate."""
-        return _read(InstalledCertificate, self.session.one("Install-NtproofCertificate", Certificate=certificate))
+    def install_certificate(self, certificate: bytes, store: TrustStore) -> InstalledCertificate:
+        """Put a certificate (DER) into a store. Raises GuestCommandFailed with failure BadCertificate."""
+        row = self.session.one("Install-NtproofCertificate", Certificate=certificate, Store=store.value)
+        return _read(InstalledCertificate, row)
 
     def uninstall_certificate(self, thumbprint: str) -> None:
         """Trust it no longer; nothing happens where it was not trusted."""

@@ -7,10 +7,15 @@ import struct
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.build import build_driver
+from harness.build.signing.authenticode import sign
+from harness.build.signing.signer import SigningKey
+from harness.build.signing.usable import rsa_signature
+from tests.fixtures.signing_keys import team
 from vm.errors import MachineConfigurationError
 from vm.windows.machine.embedded_certificates import certificates_of, thumbprint
 
@@ -31,6 +36,17 @@ def test_a_signed_driver_has_its_signers_certificate(image):
     read = x509.load_der_x509_certificate(certificate)
     assert "ntproof" in read.subject.rfc4514_string().lower()
     assert len(thumbprint(certificate)) == 40
+
+
+def test_certificates_in_an_order_that_der_does_not_want_are_read_without_a_warning(image):
+    """Many tools do not sort them; the ones made here are."""
+    carried = sorted((team().der, *(one.public_bytes(Encoding.DER) for one in team().issuers)))
+    key = SigningKey(team().der, tuple(carried), rsa_signature(team().key))
+    signed = sign(image, key)
+    unsorted = signed.replace(b"".join(carried), b"".join(reversed(carried)))
+
+    assert unsorted != signed
+    assert sorted(certificates_of(unsorted)) == sorted(certificates_of(signed)) == carried
 
 
 def test_an_image_without_a_signature_has_none(image):

@@ -271,7 +271,10 @@ function Install-NtproofCertificate {
     [CmdletBinding()]
     param(
         [Parameter(Mandatory = $true)]
-        [byte[]] $Certificate
+        [byte[]] $Certificate,
+        [Parameter(Mandatory = $true)]
+        [ValidateSet('Root', 'TrustedPublisher')]
+        [string] $Store
     )
     $read = New-Object -TypeName System.Security.Cryptography.X509Certificates.X509Certificate2
     try {
@@ -282,17 +285,15 @@ function Install-NtproofCertificate {
             (New-NtproofFailureRecord -Name 'BadCertificate' -Message $_.Exception.Message))
     }
     $added = $false
-    foreach ($name in 'Root', 'TrustedPublisher') {
-        $store = Open-NtproofStore -Name $name
-        try {
-            if (-not $store.Certificates.Contains($read)) {
-                $store.Add($read)
-                $added = $true
-            }
+    $opened = Open-NtproofStore -Name $Store
+    try {
+        if (-not $opened.Certificates.Contains($read)) {
+            $opened.Add($read)
+            $added = $true
         }
-        finally {
-            $store.Close()
-        }
+    }
+    finally {
+        $opened.Close()
     }
     [PSCustomObject] @{
         Thumbprint = [string] $read.Thumbprint

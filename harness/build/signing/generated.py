@@ -11,11 +11,15 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from harness.build.files import exclusive
+from harness.build.files import digest_of, exclusive
+from harness.build.signing.signer import SigningKey
+from harness.build.signing.usable import require_code_signing, rsa_signature, usable_key
 from harness.errors import ConfigurationError
 
 COMMON_NAME: Final = "ntproof test signing"
@@ -26,8 +30,8 @@ _KEY_FILE: Final = "private.key"
 
 
 @dataclass(frozen=True)
-class SigningIdentity:
-    """A code signing certificate and where its private key is.
+class GeneratedIdentity:
+    """A test certificate and where its private key is.
 
     Attributes:
         certificate_path: the certificate, DER.
@@ -44,8 +48,30 @@ class SigningIdentity:
         """SHA-256 of the certificate in hexadecimal."""
         return hashlib.sha256(self.certificate).hexdigest()
 
+    @property
+    def identity(self) -> str:
+        """See `KeySource.identity`."""
+        return digest_of("generated", self.fingerprint)
 
-def ensure_identity(directory: Path) -> SigningIdentity:
+    @contextmanager
+    def open(self) -> Iterator[SigningKey]:
+        """See `KeySource.open`."""
+        from cryptography import x509
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+        try:
+            key = load_pem_private_key(self.key_path.read_bytes(), password=None)
+            certificate = x509.load_der_x509_certificate(self.certificate)
+        except (OSError, ValueError, TypeError):
+            # The text of the error is left out: it may quote the file.
+            message = f"{self.key_path.parent}: the signing key or certificate cannot be read; delete the directory"
+            raise ConfigurationError(message) from None
+        place = f"{self.key_path} (delete the directory to have a new one made)"
+        require_code_signing(certificate, place)
+        yield SigningKey(self.certificate, (), rsa_signature(usable_key(key, certificate, place)))
+
+
+def ensure_identity(directory: Path) -> GeneratedIdentity:
     """The identity kept in `directory`; it is made there first if there is none yet.
 
     Raises:
@@ -62,17 +88,17 @@ def ensure_identity(directory: Path) -> SigningIdentity:
     return found
 
 
-def _find(directory: Path) -> SigningIdentity | None:
+def _find(directory: Path) -> GeneratedIdentity | None:
     certificate, key = directory / _CERTIFICATE_FILE, directory / _KEY_FILE
     if not directory.exists():
         return None
     if not certificate.is_file() or not key.is_file():
         message = f"{directory}: holds no complete test certificate; delete the directory to have a new one made"
         raise ConfigurationError(message)
-    return SigningIdentity(certificate, key, certificate.read_bytes())
+    return GeneratedIdentity(certificate, key, certificate.read_bytes())
 
 
-def _create(directory: Path) -> SigningIdentity:
+def _create(directory: Path) -> GeneratedIdentity:
     # Imported here because a build with nothing to do must not pay for it.
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
