@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from harness.scenario import Scenario
     from harness.station import Station
     from harness.verdict import Verdict
+    from vm.errors import DriverFault
     from vm.machine import Machine, RegistryValue
 
 
@@ -50,6 +51,7 @@ class Lease:
         read: the last notifications that the test read itself.
         captures: of scenarios that the test ran, in order.
         verdicts: on these captures.
+        fault: what the driver did that ended a scenario, None when it did nothing of the kind.
         notes: what the comparison with the machine's own record could not see.
         artefacts: what is kept of the test when it fails.
         witness: whether the machine's own record is held against what the driver reports.
@@ -63,6 +65,7 @@ class Lease:
         self.read: deque[Notification] = deque(maxlen=None if witness else _LAST)
         self.captures: list[Capture] = []
         self.verdicts: list[Verdict] = []
+        self.fault: DriverFault | None = None
         self.notes: list[str] = []
         self.artefacts = artefacts
         self.witness = witness
@@ -87,13 +90,14 @@ class Lease:
         """
         from harness.capture import Capture
         from harness.model.check import check
-        from harness.runner import run_scenario
+        from harness.runner import Runner
 
         if self.machine is None:
             raise HarnessError("a scenario needs a machine that has been prepared")
         self._mark(self.machine)
-        ran = run_scenario(scenario, self.machine, image=image)
-        capture = Capture(ran.header, tuple(ran.items))
+        runner = Runner(scenario, self.machine, image=image)
+        capture = Capture(runner.header(), tuple(runner.items()))
+        self.fault = self.fault or runner.fault
         self.captures.append(capture)
         verdict = check(scenario, capture)
         self.verdicts.append(verdict)

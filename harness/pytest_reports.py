@@ -130,11 +130,13 @@ def _note(lease: Lease, error: BaseException) -> None:
 
 
 def _fault_of(error: BaseException, lease: Lease | None) -> DriverFault | None:
-    """The bugcheck or the hang behind a failure; a scenario's verdict tells of a crash without raising it."""
+    """The bugcheck or the hang behind a failure; a scenario's verdict tells of one without raising it."""
     for cause in _causes(error):
         if isinstance(cause, DriverFault):
             return cause
-    crash = None if lease is None or lease.machine is None else lease.machine.crash
+    if lease is None or lease.fault is not None:
+        return None if lease is None else lease.fault
+    crash = None if lease.machine is None else lease.machine.crash
     return None if crash is None else MachineCrashed(crash)
 
 

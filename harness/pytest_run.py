@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -13,7 +14,7 @@ from harness.machine_options import guest_programs
 from harness.machines import DriverImage, describe_run, find_driver_image
 from harness.pytest_options import Options, machine_factories
 from harness.station import Station
-from vm.errors import MachineBroken, MachineConfigurationError
+from vm.errors import MachineBroken, MachineConfigurationError, MachineError
 from vm.registry import MachineOptions
 
 if TYPE_CHECKING:
@@ -76,9 +77,10 @@ class Run:
             return []
 
     def close(self) -> None:
-        """Give up what is still there."""
+        """Give up what no test came to use; what it says then has nobody to be said to."""
         for station in self._stations.values():
-            station.close()
+            with suppress(MachineError):
+                station.close()
 
     def _first_machine(self) -> list[str]:
         station = self.station(self.options.machines[0])

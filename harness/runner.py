@@ -32,7 +32,7 @@ from harness.scenario import (
     Terminate,
 )
 from harness.scenario_json import scenario_hash
-from vm.errors import DriverFault, MachineCrashed, UnsupportedByMachine, Win32Error
+from vm.errors import DriverFault, DriverHung, MachineCrashed, UnsupportedByMachine, Win32Error
 from vm.machine import LaunchRequest, LaunchResult, Machine, RegistryValue, ServiceState
 
 _SERVICE_DOES_NOT_EXIST = 1060
@@ -59,11 +59,16 @@ def run_scenario(
 
 
 class Runner:
-    """One run of one scenario; `items` does the work as it is walked through."""
+    """One run of one scenario; `items` does the work as it is walked through.
+
+    Attributes:
+        fault: what the driver did that ended the run, None as long as it did nothing of the kind.
+    """
 
     def __init__(
         self, scenario: Scenario, machine: Machine, *, image: Path | None = None, service: str | None = None
     ) -> None:
+        self.fault: DriverFault | None = None
         self._scenario = scenario
         self._machine = machine
         self._image = image
@@ -96,9 +101,12 @@ class Runner:
         try:
             yield from self._run()
         except MachineCrashed as error:
+            self.fault = error
             yield self._crashed(error)
         except DriverFault as error:
-            yield Faulted(self._step_index, str(error))
+            self.fault = error
+            kept = error.artefacts if isinstance(error, DriverHung) else ()
+            yield Faulted(self._step_index, str(error), details=tuple(f"  kept:  {path}" for path in kept))
 
     def _require(self) -> None:
         facts, wanted = self._machine.facts, self._scenario.requirements

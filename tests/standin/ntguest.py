@@ -7,6 +7,7 @@ its first line to its last; any number of them may run side by side.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import queue
 import threading
@@ -19,6 +20,10 @@ from tests.standin.system import Stopped
 from tests.standin.windows import Refused
 from vm.errors import MachineBroken, Win32Error
 from vm.machine import Account
+
+ERROR_IO_DEVICE = 1117
+DISK_ERRORS = {errno.ENAMETOOLONG: 206, errno.ENOSPC: 112}
+"""ERROR_FILENAME_EXCED_RANGE and ERROR_DISK_FULL (winerror.h)."""
 
 
 class Plan(ServiceOperations, ProcessOperations, DeviceOperations):
@@ -79,6 +84,9 @@ class Plan(ServiceOperations, ProcessOperations, DeviceOperations):
             return run(self, request)
         except Refused as refused:
             return {"win32_error": refused.code}
+        except OSError as error:
+            # The disk that this Windows keeps its files on has limits of its own.
+            return {"win32_error": DISK_ERRORS.get(error.errno, ERROR_IO_DEVICE)}
         except Win32Error as error:
             status = {} if error.status is None else {"status": error.status}
             return {"win32_error": error.code, **status}

@@ -1,4 +1,4 @@
-"""A small Windows in memory: files, services, certificates, programs, event logs. What it cannot do, it refuses.
+"""A small Windows in memory: files, certificates, programs, event logs. What it cannot do, it refuses.
 
 It holds state and answers with Win32 errors; it knows nothing of PowerShell. Nothing of it succeeds without an effect
 that another call can see.
@@ -12,22 +12,20 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from vm import win32
-from vm.machine import RegistryValue
 
 ERROR_SHUTDOWN_IN_PROGRESS = 1115
 ADMINISTRATOR = "administrator"
 STANDARD_USER = "standarduser"
 NTGUEST = "C:\\ntproof\\ntguest.exe"
-SERVICE_STOPPED, SERVICE_RUNNING = 1, 4  # winsvc.h
 
 FILETIME_OF_1970 = 116444736000000000
 
 KEPT = (
-    "services", "roots", "publishers", "logs", "auditing", "verifier_flags", "verified", "low_resources",
+    "roots", "publishers", "logs", "auditing", "verifier_flags", "verified", "low_resources",
     "crash_control", "boot_id", "test_signing", "next_pid", "provided",
 )  # fmt: skip
 """What of a machine a saved state holds, beside its files."""
@@ -43,16 +41,6 @@ class Refused(Exception):
         super().__init__(f"{call}: {win32.error_name(code)}")
         self.code = code
         self.call = call
-
-
-@dataclass
-class Service:
-    name: str
-    image: str
-    state: int = SERVICE_STOPPED
-    exit_code: int = 0
-    parameters: dict[str, RegistryValue] = field(default_factory=dict)
-    deleted: bool = False
 
 
 @dataclass
@@ -81,6 +69,7 @@ class Files:
         self._folders = {"c:"}
         self._lock = threading.Lock()
         self.capacity = 1 << 40
+        self.longest = 32_767
 
     @staticmethod
     def key(path):
@@ -101,6 +90,8 @@ class Files:
 
     def write(self, path, content, *, make_folders=True):
         key = self.key(path)
+        if len(path) > self.longest:
+            raise Refused(206, "CreateFileW")
         if key in self._folders:
             raise Refused(win32.ERROR_ACCESS_DENIED, "CreateFileW")
         folder = path.rpartition("\\")[0]
@@ -120,6 +111,7 @@ class Files:
         copied._files = {key: StoredFile(file.path, file.content, file.written) for key, file in self._files.items()}
         copied._folders = set(self._folders)
         copied.capacity = self.capacity
+        copied.longest = self.longest
         return copied
 
     def move(self, source, destination):
@@ -149,15 +141,13 @@ class Files:
 class SmallWindows:
     """The machine as a whole.
 
-    `admit` decides what the system makes of a driver's image when its service is started: a Win32 error, 0 for
-    success. `programs` gives what runs for an executable's path. `provided` holds the paths of files that ntguest.exe
-    put there. `system` is what runs drivers and processes; it is made when something first asks for it.
+    `programs` gives what runs for an executable's path. `provided` holds the paths of files that ntguest.exe put there.
+    `system` is what runs services, drivers and processes; it is made when something first asks for it.
     """
 
     def __init__(self):
         self.identity = Identity()
         self.files = Files()
-        self.services = {}
         self.roots = {}
         self.publishers = {}
         self.programs = {}
@@ -169,7 +159,6 @@ class SmallWindows:
         self.crash_control = {"DumpType": 7, "AutoReboot": True}
         self.boot_id = str(uuid.uuid4())
         self.test_signing = True
-        self.admit = admit_signed
         self.restart_asked = threading.Event()
         self.next_pid = 4096
         self.provided = set()
@@ -195,15 +184,12 @@ class SmallWindows:
             self.system.restart()
 
     def restart(self):
-        """What a restart leaves: files, services and settings, but nothing that ran."""
+        """What a restart leaves: files and settings, but nothing that ran."""
         self.boot_id = str(uuid.uuid4())
         self.verifier_flags = 0
         self.verified.clear()
         self.low_resources.clear()
         self.restart_asked.clear()
-        self.services = {key: service for key, service in self.services.items() if not service.deleted}
-        for service in self.services.values():
-            service.state = SERVICE_STOPPED
         if "system" in vars(self):
             self.system.restart()
 
@@ -214,53 +200,6 @@ class SmallWindows:
     @staticmethod
     def system_time():
         return FILETIME_OF_1970 + time.time_ns() // 100
-
-    # Services
-
-    def create_service(self, name, image):
-        if not name or len(name) > 256 or "/" in name or "\\" in name:
-            raise Refused(win32.ERROR_INVALID_NAME, "CreateServiceW")
-        existing = self.services.get(name.lower())
-        if existing is not None:
-            code = win32.ERROR_SERVICE_MARKED_FOR_DELETE if existing.deleted else win32.ERROR_SERVICE_EXISTS
-            raise Refused(code, "CreateServiceW")
-        self.services[name.lower()] = Service(name, image)
-
-    def service(self, name, call="OpenServiceW"):
-        try:
-            return self.services[name.lower()]
-        except KeyError:
-            raise Refused(win32.ERROR_SERVICE_DOES_NOT_EXIST, call) from None
-
-    def start_service(self, name):
-        service = self.service(name)
-        if service.deleted:
-            raise Refused(win32.ERROR_SERVICE_MARKED_FOR_DELETE, "StartServiceW")
-        if service.state == SERVICE_RUNNING:
-            raise Refused(win32.ERROR_SERVICE_ALREADY_RUNNING, "StartServiceW")
-        image = self.files.get(service.image)
-        code = win32.ERROR_FILE_NOT_FOUND if image is None else self.admit(self, image.content)
-        service.exit_code = code
-        if code:
-            raise Refused(code, "StartServiceW")
-        service.state = SERVICE_RUNNING
-
-    def stop_service(self, name):
-        service = self.service(name)
-        if service.state != SERVICE_RUNNING:
-            raise Refused(win32.ERROR_SERVICE_NOT_ACTIVE, "ControlService")
-        service.state = SERVICE_STOPPED
-        if service.deleted:
-            del self.services[name.lower()]
-        return service
-
-    def delete_service(self, name):
-        service = self.service(name)
-        if service.deleted:
-            raise Refused(win32.ERROR_SERVICE_MARKED_FOR_DELETE, "DeleteService")
-        service.deleted = True
-        if service.state == SERVICE_STOPPED:
-            del self.services[name.lower()]
 
     # Programs
 
@@ -279,13 +218,6 @@ class SmallWindows:
     def record(self, log, event_id, xml):
         records = self.logs[log]
         records.append((records[-1][0] + 1 if records else 1, event_id, xml))
-
-
-def admit_signed(windows, image):
-    """Images that start like one, under test signing, once any certificate is trusted."""
-    if not image.startswith(b"MZ"):
-        return win32.ERROR_BAD_EXE_FORMAT
-    return 0 if windows.test_signing and windows.roots else win32.ERROR_INVALID_IMAGE_HASH
 
 
 def sha256(content):

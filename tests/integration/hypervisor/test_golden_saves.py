@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,8 @@ from vm.errors import MachineBroken
 from vm.windows.leased_domain import DomainState
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
+
+_LOG = logging.getLogger(__name__)
 
 CYCLES = 20
 
@@ -60,7 +63,7 @@ def test_another_content_makes_the_golden_state_anew_and_removes_the_old_one(lea
     assert not list(folder.glob(f"{first.stem}.*"))
 
 
-def test_twenty_reverts_each_undo_what_the_guest_did(lease, record_property):
+def test_twenty_reverts_each_undo_what_the_guest_did(lease):
     domain = lease()
     took = []
     for number in range(CYCLES):
@@ -71,8 +74,7 @@ def test_twenty_reverts_each_undo_what_the_guest_did(lease, record_property):
         took.append(time.monotonic() - start)
 
     assert shell(domain, "ls /tmp") == ""
-    record_property("median_revert_seconds", round(sorted(took)[len(took) // 2], 2))
-    record_property("worst_revert_seconds", round(max(took), 2))
+    _LOG.info("revert to first answer: median %.2f s, worst %.2f s", sorted(took)[len(took) // 2], max(took))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,7 @@ def test_a_guest_that_is_off_or_crashed_is_reverted(lease, line, seen):
     assert shell(domain, "echo back") == "back"
 
 
-def test_four_clones_are_restored_at_once(lease, record_property):
+def test_four_clones_are_restored_at_once(lease):
     with ThreadPoolExecutor(4) as pool:
         domains = list(pool.map(lambda number: lease(worker=f"gw{number}"), range(4)))
         assert len({domain.name for domain in domains}) == 4
@@ -110,7 +112,7 @@ def test_four_clones_are_restored_at_once(lease, record_property):
         for number, domain in enumerate(domains):
             shell(domain, f"echo {number} > /tmp/mine")
         assert [shell(domain, "cat /tmp/mine") for domain in domains] == ["0", "1", "2", "3"]
-    record_property("four_clones_seconds", round(took, 2))
+    _LOG.info("four clones reachable after %.2f s", took)
 
 
 def test_a_settling_that_fails_leaves_no_golden_set(lease, environment):

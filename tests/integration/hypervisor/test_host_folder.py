@@ -81,6 +81,17 @@ def test_a_file_that_somebody_else_wrote_is_seen(folder):
     assert not (folder.path / "by.qemu").exists()
 
 
+def test_a_file_that_somebody_else_removed_is_none(folder):
+    for name in ("a.file", "b.file", "c.file"):
+        folder.write(name, b"x")
+        (folder.path / name).unlink()
+
+    assert folder.read("a.file", 10) is None
+    assert folder.size("b.file") is None
+    folder.remove("c.file")
+    assert folder.names() == ()
+
+
 def test_an_overlay_stands_on_its_disk_and_has_its_size(folder):
     import json
     import subprocess

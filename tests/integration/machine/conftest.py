@@ -1,4 +1,7 @@
-"""WindowsMachine on a guest in this process: real sockets, TLS, SSH and drivers; only the domain is a double."""
+"""WindowsMachine on a guest in this process: real sockets, TLS, SSH and drivers; only the domain is a double.
+
+Imports stand within the fixtures: each test module first looks whether the packages are there.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,6 @@ import struct
 from dataclasses import replace
 
 import pytest
-
-from tests.standin.requirements import require_remoting
-
-require_remoting()
 
 
 @functools.cache

@@ -131,6 +131,14 @@ def test_a_file_of_the_guests_own_is_never_replaced(machine, guest):
     assert guest.windows.files.read("C:\\Windows\\System32\\notepad.exe") == b"MZ of Windows"
 
 
+def test_a_path_that_the_guests_disk_does_not_take_is_unsupported(machine, guest):
+    guest.windows.files.longest = 100
+
+    with pytest.raises(UnsupportedByMachine, match="a path of 201 characters"):
+        machine.provide_image("C:\\" + "d" * 194 + ".exe")
+    assert machine.system_time() > 0
+
+
 def test_a_program_of_the_guests_own_can_be_terminated_but_not_told_to_exit(machine, guest):
     guest.windows.files.write("C:\\Windows\\System32\\notepad.exe", b"MZ of Windows")
     pid = machine.launch(LaunchRequest("C:\\Windows\\System32\\notepad.exe", "notepad")).pid

@@ -22,7 +22,7 @@ SERVICE = "procnotify"
 
 @pytest.fixture(scope="module")
 def driver():
-    return build_driver(None).image
+    return build_driver(SERVICE).image
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_bugcheck_of_the_driver_is_a_crash_of_the_guest(machine, driver):
     handle = machine.open_device(misuse.DEVICE)
     with pytest.raises(MachineCrashed) as caught:
         # It calls whatever address it is given.
-        machine.device_control(handle, misuse.CONTROL, struct.pack("<4Q", 0x10, 0, 0, 0))
+        handle.control(misuse.CONTROL, struct.pack("<4Q", 0x10, 0, 0, 0), 8)
     assert caught.value.report.code != 0
     works_again(machine, driver)
 

@@ -145,6 +145,19 @@ class TestArtefacts:
         result.stdout.fnmatch_lines(["*bugcheck 0xD5 *", "*/crash/memory.dmp", "*/scenario-1.jsonl"])
         assert "bugcheck" in junit_properties(pytester)
 
+    def test_a_hang_in_a_scenario_is_told_likewise(self, run, pytester):
+        source = TestVerdicts.SCENARIO.replace("a.exe", "hang.exe")
+        result = run(source, "--junitxml=report.xml", vm="keeping")
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(["*PnRead did not return*", "*kept:  */hang/screen.png", "*- artefacts -*"])
+        properties = junit_properties(pytester)
+        assert properties["hang"] == ["PnRead did not return within 100,000,000 instructions"]
+        assert [path.rpartition("/")[2] for path in properties["artefact"]] == [
+            "screen.png",
+            "report.txt",
+            "scenario-1.jsonl",
+        ]
+
     def test_a_failed_assertion_keeps_nothing(self, run, pytester):
         result = run("def test_it(machine): assert 0")
         assert not (pytester.path / "kept").exists()

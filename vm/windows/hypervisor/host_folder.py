@@ -6,7 +6,6 @@ transient: what libvirt knows of it ends with libvirt, the files stay.
 
 from __future__ import annotations
 
-import enum
 import io
 import logging
 from contextlib import suppress
@@ -66,13 +65,6 @@ class VolumeDefinition:
     backing: VolumeBacking | None = part("backingStore", VolumeBacking, default=None)
 
 
-class Known(enum.Enum):
-    """Whether libvirt has looked at a file that QEMU, and not libvirt, wrote."""
-
-    YES = "yes"
-    NO = "no"
-
-
 class HostFolder:
     """A folder on the hypervisor's host. Names are those of files directly in it.
 
@@ -108,7 +100,7 @@ class HostFolder:
 
     def size(self, name: str) -> int | None:
         """Bytes of a file, None where it does not exist."""
-        volume = self._volume(name, Known.NO)
+        volume = self._current(name)
         if volume is None:
             return None
         with self._doing(f"{name} cannot be measured"):
@@ -138,7 +130,7 @@ class HostFolder:
     def copy(self, source: str, name: str) -> Path:
         """Copy a file that is no disk within the folder, in the place of an earlier one."""
         self.remove(name)
-        below = self._volume(source, Known.NO)
+        below = self._current(source)
         if below is None:
             raise MachineBroken(
                 f"{self.path_of(source)}: it is gone, although it is needed; see who removes files there"
@@ -170,9 +162,12 @@ class HostFolder:
         Raises:
             MachineBroken: there is none, or it cannot be fetched.
         """
+        volume = self._current(name)
+        if volume is None:
+            raise MachineBroken(f"{self.path_of(name)}: there is no such file on the hypervisor's host")
         try:
             with target.open("wb") as sink:
-                self._fetch(name, sink, 0)
+                self._fetch(volume, name, sink, 0)
         except OSError as error:
             raise MachineBroken(f"{target}: {error.strerror}; free space, or choose another folder") from error
 
@@ -183,22 +178,23 @@ class HostFolder:
             name: its name.
             limit: the most bytes that are read.
         """
-        if self._volume(name, Known.NO) is None:
+        volume = self._current(name)
+        if volume is None:
             return None
         sink = io.BytesIO()
-        self._fetch(name, sink, limit)
+        self._fetch(volume, name, sink, limit)
         return sink.getvalue()
 
     def remove(self, name: str) -> None:
         """Remove a file; one that is gone is no error."""
-        volume = self._volume(name, Known.NO)
+        volume = self._volume(name)
         if volume is None:
             return
         with self._doing(f"{name} cannot be removed"):
             try:
                 volume.delete(0)
-            except libvirt.libvirtError as error:
-                if code_of(error) != NO_VOLUME and self._volume(name, Known.NO) is not None:
+            except libvirt.libvirtError:
+                if self._current(name) is not None:
                     raise
 
     def _doing(self, failed: str) -> Any:
@@ -234,17 +230,27 @@ class HostFolder:
                 return pool
         return None
 
-    def _volume(self, name: str, known: Known = Known.YES) -> Any:
-        """The object of a file; None where there is none, looked for anew where QEMU may have written it."""
+    def _volume(self, name: str) -> Any:
+        """The object of a file, None where there is none; the folder is looked at anew before that is said."""
         with self._doing(f"{name} cannot be looked up"):
-            for refresh in (False, True) if known is Known.NO else (False,):
-                if refresh:
-                    self._refresh()
-                try:
-                    return self._pool.storageVolLookupByName(name)
-                except libvirt.libvirtError as error:
-                    if code_of(error) != NO_VOLUME:
-                        raise
+            found = self._listed(name)
+            if found is None:
+                self._refresh()
+                found = self._listed(name)
+            return found
+
+    def _current(self, name: str) -> Any:
+        """Likewise as the file is now: QEMU may have written it, or somebody removed it, behind libvirt's back."""
+        with self._doing(f"{name} cannot be looked up"):
+            self._refresh()
+            return self._listed(name)
+
+    def _listed(self, name: str) -> Any:
+        try:
+            return self._pool.storageVolLookupByName(name)
+        except libvirt.libvirtError as error:
+            if code_of(error) != NO_VOLUME:
+                raise
         return None
 
     def _refresh(self) -> None:
@@ -281,13 +287,8 @@ class HostFolder:
                 raise
         return path
 
-    def _fetch(self, name: str, sink: BinaryIO, limit: int) -> None:
-        volume = self._volume(name, Known.NO)
-        if volume is None:
-            raise MachineBroken(f"{self.path_of(name)}: there is no such file on the hypervisor's host")
+    def _fetch(self, volume: Any, name: str, sink: BinaryIO, limit: int) -> None:
         with self._doing(f"{name} cannot be read"):
-            # What QEMU wrote may have grown since libvirt looked.
-            self._refresh()
             stream = self._connection.raw.newStream()
             volume.download(stream, 0, limit, 0)
             stream.recvAll(lambda _stream, data, target: target.write(data), sink)

@@ -12,6 +12,7 @@ from vm.windows.hypervisor.lease_domains import LibvirtRecordDomains
 from vm.windows.hypervisor.lease_records import LeaseRecords, Versioned, parse_record_name
 from vm.windows.hypervisor.leases import Judgement, judge
 from vm.windows.hypervisor.mark import Mark, Owner, Role
+from vm.windows.hypervisor.placement import COPY_PREFIX
 from vm.windows.hypervisor.workplace import Workplace, now_ms
 from vm.windows.hypervisor.xml_fields import XmlError
 
@@ -79,6 +80,8 @@ def take_inventory(place: Workplace) -> Inventory:
                 golden_bytes=golden.get(slot, 0),
             )
             for slot, record in records.items()
+            # Under another lease than that of a slot, an image is copied.
+            if not slot.startswith(COPY_PREFIX)
         ),
         resources,
         records,

@@ -68,6 +68,7 @@ class LeaseKeeper:
         self._lost: LeaseLost | None = None
         self._when_lost: Callable[[str], None] | None = None
         self._lock = threading.Lock()
+        self._renewing = threading.Lock()
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"lease of {held.slot}", daemon=True)
         self._thread.start()
@@ -80,19 +81,29 @@ class LeaseKeeper:
         if lost is not None:
             callback(str(lost))
 
-    @property
-    def is_lost(self) -> bool:
-        """Whether the slot was taken over."""
-        return self._lost is not None
-
     def require(self) -> None:
-        """Do nothing while the slot is this owner's.
+        """Do nothing while the slot is this owner's, which is asked where no heartbeat was sent in time.
+
+        A process that was stopped for a while does not know what happened meanwhile.
 
         Raises:
             LeaseLost: it was taken over.
+            MachineBroken: the hypervisor failed.
         """
+        if self._lost is None and not self._leases.holds(self._held):
+            self._renew()
         if self._lost is not None:
             raise LeaseLost(str(self._lost))
+
+    def is_lost(self) -> bool:
+        """Whether the slot was taken over; where the hypervisor does not answer, it is not known to be."""
+        try:
+            self.require()
+        except LeaseLost:
+            return True
+        except MachineBroken as error:
+            _LOG.debug("slot %s: %s", self.slot, error)
+        return False
 
     def release(self) -> None:
         """Give the slot back; twice, or after it was lost, does nothing.
@@ -112,19 +123,27 @@ class LeaseKeeper:
             slots_in_use().discard(self._uri, self.slot)
 
     def _beat(self) -> None:
-        while not self._released.wait(self._heartbeat):
+        while self._lost is None and not self._released.wait(self._heartbeat):
+            try:
+                self._renew()
+            except MachineBroken as error:
+                # The lease holds until its time is over, and this process is seen to run even longer.
+                _LOG.warning("slot %s: no heartbeat: %s", self.slot, error)
+
+    def _renew(self) -> None:
+        with self._renewing:
+            if self._lost is not None or self._released.is_set():
+                return
             try:
                 self._held = self._leases.renew(self._held)
             except LeaseLost as error:
                 with self._lock:
                     self._lost = error
                     callback = self._when_lost
-                if callback is not None:
-                    callback(str(error))
+            else:
                 return
-            except MachineBroken as error:
-                # The lease holds until its time is over, and this process is seen to run even longer.
-                _LOG.warning("slot %s: no heartbeat: %s", self.slot, error)
+        if callback is not None:
+            callback(str(self._lost))
 
 
 def hold_slot(

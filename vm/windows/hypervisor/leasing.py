@@ -102,7 +102,7 @@ def _domain(place: Workplace, request: LeaseRequest, resources: ExitStack) -> Li
     )
     machine = SlotMachine(place.connection, place.events, place.folder, blueprint)
     # What another owner took over is no longer this one's to remove.
-    resources.callback(lambda: machine.let_go() if keeper.is_lost else machine.remove())
+    resources.callback(lambda: machine.let_go() if keeper.is_lost() else machine.remove())
     keeper.when_lost(machine.watch.lost)
     machine.clear_away()
     log = DomainLog(log_path(place.connection.uri, keeper.slot, place.environment))

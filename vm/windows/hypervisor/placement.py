@@ -22,6 +22,9 @@ SYSTEM: Final = Path("/var/lib/libvirt/images/ntproof")
 SLOTS: Final = ".slots"
 """Folder of the image store in which a session's slots are."""
 
+COPY_PREFIX: Final = "image."
+"""Begins the names of copies; no image, and so no slot, has a dot in its name."""
+
 _KIND: Final = "qcow2"
 _DESCRIPTION: Final = "complete"
 _DIGITS: Final = 16
@@ -95,7 +98,7 @@ class ImageOnHost:
         if stored is None:
             raise MachineConfigurationError(f"image {image.manifest.name!r} has no {DISK}; build it anew")
         self._stored = stored
-        self.copy_name = f"image.{stored.sha256[:_DIGITS]}"
+        self.copy_name = f"{COPY_PREFIX}{stored.sha256[:_DIGITS]}"
         """The copy's set of files, also the name of the lease under which it is made."""
 
     def find(self) -> Path | None:

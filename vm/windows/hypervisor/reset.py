@@ -122,15 +122,11 @@ class Trace(enum.Enum):
     IMAGE_PROVIDED = "a file was put on the machine"
     CRASHED = "the guest crashed"
     HUNG = "the guest or the driver did not come back"
-    REBOOTED = "the guest started again"
     DRIVER_STUCK = "the driver does not unload"
     CLEANUP_FAILED = "something could not be removed"
     PROCESSES_LEFT = "a process does not end"
-    TEST_FAILED = "the test failed with the driver loaded"
     VERIFIER_CHANGED = "Driver Verifier's settings changed"
-    SYSTEM_CHANGED = "the test changed settings of Windows"
     CONNECTION_LOST = "the connection to the guest broke"
-    CLOCK_CHANGED = "the clock was set"
 
 
 UNDONE_BY_UNLOAD: Final = frozenset(
@@ -158,19 +154,15 @@ class Decision:
     reasons: tuple[str, ...] = ()
 
 
-def decide(traces: Iterable[Trace], *, undone: bool, fresh: bool = False) -> Decision:
-    """Whether a machine is put back after a test.
+def decide(traces: Iterable[Trace], *, fresh: bool = False) -> Decision:
+    """Whether a machine is put back before the next test; what undoing leaves nothing of does not ask for it.
 
     Args:
         traces: what happened on it since it was put back last.
-        undone: whether the driver was unloaded and all was removed that unloading does not.
         fresh: whether the next test asks for a machine that nothing ran on.
     """
     found = set(traces)
     reasons = [trace.value for trace in Trace if trace in found and trace not in UNDONE_BY_UNLOAD]
-    left = [trace.value for trace in Trace if trace in found and trace in UNDONE_BY_UNLOAD]
-    if left and not undone:
-        reasons += [f"{one}, and this was not undone" for one in left]
     if fresh and found:
         reasons.append("the next test asks for a fresh machine")
     return Decision(bool(reasons), tuple(reasons))

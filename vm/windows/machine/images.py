@@ -20,6 +20,7 @@ from vm.windows.machine.programs import CHILD, ELEVATION_MANIFEST, MANIFEST_SUFF
 _FILE_EXISTS: Final = 80  # ERROR_FILE_EXISTS
 _NO_VOLUME: Final = {3: "path", 15: "drive", 19: "disk that can be written", 21: "disk in the drive"}
 """ERROR_PATH_NOT_FOUND, ERROR_INVALID_DRIVE, ERROR_WRITE_PROTECT, ERROR_NOT_READY (winerror.h)."""
+_TOO_LONG: Final = 206  # ERROR_FILENAME_EXCED_RANGE
 _IN_USE: Final = frozenset({win32.ERROR_SHARING_VIOLATION, 1224, win32.ERROR_ACCESS_DENIED})
 """What replacing the file of a running program fails with; 1224 is ERROR_USER_MAPPED_FILE."""
 
@@ -76,6 +77,10 @@ class Images:
                 raise UnsupportedByMachine(f"{path} is a file of the guest's own, which is not replaced") from error
             if error.code in _NO_VOLUME:
                 raise UnsupportedByMachine(f"{path}: the guest has no such {_NO_VOLUME[error.code]}") from error
+            if error.code == _TOO_LONG:
+                raise UnsupportedByMachine(
+                    f"a path of {len(path)} characters, {path:.40}...: the guest's disk takes none of that length"
+                ) from error
             if error.code in _IN_USE:
                 raise UnsupportedByMachine(f"{path} is in use: Windows does not replace a running program") from error
             raise

@@ -63,22 +63,24 @@ class GuestLink:
         """The PowerShell Remoting session, connected. Raises as GuestSession.connect."""
         self._check()
         if self._session is None or not self._session.connected:
-            made = GuestSession(
-                self._access.remoting(self._domain.address_of(REMOTING_PORT)), self._access.administrator
-            )
-            with self._lock:
-                self._session = made
-            made.connect(self._patience.connect)
+            self._new_session().connect(self._patience.connect)
             self._check()
+        assert self._session is not None
         return self._session
 
     def session_when_ready(self, deadline: float) -> GuestSession:
         """The session with a guest that is starting, waiting for it. Raises as GuestSession.connect_when_ready."""
         self._check()
+        made = self._new_session()
+        made.connect_when_ready(deadline, alive=self._check)
+        return made
+
+    def _new_session(self) -> GuestSession:
         made = GuestSession(self._access.remoting(self._domain.address_of(REMOTING_PORT)), self._access.administrator)
         with self._lock:
-            self._session = made
-        made.connect_when_ready(deadline, alive=self._check)
+            before, self._session = self._session, made
+        if before is not None:
+            before.close()
         return made
 
     def guest(self) -> Guest:

@@ -321,10 +321,10 @@ class WindowsMachine:
         if self._closed:
             raise MachineConfigurationError(_CLOSED)
         self._note_state()
-        decision = decide(self._traces, undone=True, fresh=fresh)
+        decision = decide(self._traces, fresh=fresh)
         if not decision.revert and self._traces:
             self._traces |= self._undo()
-            decision = decide(self._traces, undone=True)
+            decision = decide(self._traces)
         if decision.revert:
             logger.info("%s is put back: %s", self._name, "; ".join(decision.reasons))
             self._put_back()

@@ -50,27 +50,24 @@ def test_what_the_user_asks_for_is_taken():
 
 @pytest.mark.parametrize("trace", sorted(UNDONE_BY_UNLOAD, key=lambda one: one.value))
 def test_what_unloading_undoes_needs_no_reset(trace):
-    assert not decide([trace], undone=True).revert
-    left = decide([trace], undone=False)
-    assert left.revert
-    assert left.reasons == (f"{trace.value}, and this was not undone",)
+    assert not decide([trace]).revert
 
 
 @pytest.mark.parametrize("trace", sorted(set(Trace) - UNDONE_BY_UNLOAD, key=lambda one: one.value))
 def test_everything_else_needs_one(trace):
-    decision = decide([Trace.DRIVER_STARTED, trace], undone=True)
+    decision = decide([Trace.DRIVER_STARTED, trace])
 
     assert decision.revert
     assert decision.reasons == (trace.value,)
 
 
 def test_nothing_done_needs_none_even_for_a_test_that_asks_for_a_fresh_machine():
-    assert not decide([], undone=True).revert
-    assert not decide([], undone=True, fresh=True).revert
+    assert not decide([]).revert
+    assert not decide([], fresh=True).revert
 
 
 def test_a_test_that_asks_for_a_fresh_machine_gets_one_after_any_other():
-    decision = decide([Trace.DRIVER_STARTED], undone=True, fresh=True)
+    decision = decide([Trace.DRIVER_STARTED], fresh=True)
 
     assert decision.revert
     assert decision.reasons == ("the next test asks for a fresh machine",)

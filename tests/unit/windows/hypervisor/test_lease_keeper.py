@@ -1,0 +1,103 @@
+"""A keeper that was paused asks before it does anything; one whose process lost its connection takes its slot again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.unit.windows.hypervisor.test_leases import Hypervisor
+from vm.windows.hypervisor.lease_keeper import hold_slot, slots_in_use
+from vm.windows.hypervisor.lease_records import LeaseRecords
+from vm.windows.hypervisor.leases import LeaseLost, Leases, NoFreeSlot
+from vm.windows.hypervisor.owners import Liveness, current_owner
+
+URI = "test:///keeper"
+NEVER = 10_000.0
+
+
+class Clock:
+    """Milliseconds, as the test says."""
+
+    now = 1_000_000
+
+    def __call__(self):
+        return self.now
+
+
+class Unseen:
+    """Nobody can be looked at: only clocks count."""
+
+    def liveness(self, _owner):
+        return Liveness.UNKNOWN
+
+
+class Seen:
+    """Everybody runs."""
+
+    def liveness(self, _owner):
+        return Liveness.ALIVE
+
+
+@pytest.fixture
+def store():
+    return LeaseRecords(Hypervisor())
+
+
+def leases(store, clock, *, worker="main", host=None, probe=None):
+    owner = replace(current_owner(worker), **({} if host is None else {"host": host}))
+    return Leases(
+        store,
+        owner,
+        probe or Seen(),
+        clock,
+        created_by="tests",
+        in_use=lambda slot: slots_in_use().has(URI, slot),
+    )
+
+
+def hold(mine, seconds=0.0):
+    return hold_slot(URI, mine, ("a-1",), seconds, lambda _line: None, heartbeat=NEVER)
+
+
+def test_after_a_pause_in_which_nobody_came_the_lease_goes_on(store):
+    clock = Clock()
+    keeper = hold(leases(store, clock))
+    clock.now += 3_600_000
+
+    keeper.require()
+
+    assert not keeper.is_lost()
+    keeper.release()
+
+
+def test_after_a_pause_in_which_another_computer_took_the_slot_it_is_lost(store):
+    clock, told = Clock(), []
+    keeper = hold(leases(store, clock))
+    keeper.when_lost(told.append)
+    clock.now += 3_600_000
+    other = leases(store, clock, host="another", probe=Unseen())
+    held = other.acquire(("a-1",))
+
+    with pytest.raises(LeaseLost, match="another owner has taken it over"):
+        keeper.require()
+
+    assert keeper.is_lost()
+    assert len(told) == 1
+    keeper.release()
+    assert other.renew(held), "what the other one has was not touched"
+
+
+def test_a_slot_in_use_is_not_taken_again_by_its_own_process_and_one_left_behind_is(store):
+    clock = Clock()
+    keeper = hold(leases(store, clock, worker="gw0"))
+    with pytest.raises(NoFreeSlot):
+        hold(leases(store, clock, worker="gw0"))
+
+    # As when the connection is gone: it is not given back, but nobody uses it any more.
+    slots_in_use().discard(URI, "a-1")
+
+    again = hold(leases(store, clock, worker="gw0"))
+    again.release()
+    assert keeper.slot == again.slot
+    keeper._released.set()
