@@ -67,7 +67,7 @@ class Control:
 
         return reset
 
-    def dofreeze(self):
+    def do_freeze(self):
         """Stop every process: connections are still taken, by the kernel, and nothing answers."""
         return freeze
 
