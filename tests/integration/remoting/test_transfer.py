@@ -180,6 +180,13 @@ def test_a_full_disk_is_told_with_the_file(session, standin, source):
         GuestFiles(session).send({TARGET: source})
 
 
+def test_a_folder_that_the_guest_refuses_is_told_with_the_file(files, standin, source):
+    standin.windows.files.write(r"C:\in-the-way", b"")
+
+    with pytest.raises(TransferFailed, match=r"in-the-way\\driver\.sys"):
+        files.send({r"C:\in-the-way\driver.sys": source})
+
+
 def test_a_transfer_that_stalls_ends_at_its_deadline(session, connect, sshd, tmp_path):
     large = tmp_path / "large"
     large.write_bytes(bytes(16 * 1024 * 1024))

@@ -17,6 +17,7 @@ from vm.machine import LaunchRequest
 from vm.registry import MachineOptions, create_machine
 
 CMD = r"C:\Windows\System32\cmd.exe"
+PROGRAM = r"C:\work\program.exe"
 SERVICE = "procnotify"
 
 
@@ -152,9 +153,10 @@ def test_a_full_disk_is_told_with_its_cause(host, machine, driver):
 
 def test_another_certificate_is_told_and_nothing_is_sent_to_it(host, machine, driver):
     order(host, machine._domain, "certificate")
+    machine.link.drop()
 
     with pytest.raises(MachineBroken, match="certificate"):
-        # What a restart of the guest asks for goes over remoting.
+        # Files are put in place over remoting.
         machine.install_driver(SERVICE, driver)
     works_again(machine, driver)
 
@@ -164,7 +166,8 @@ def test_a_wrong_clock_and_slow_answers_break_nothing(host, machine, driver, tex
     order(host, machine._domain, text)
 
     start(machine, driver)
-    assert machine.launch(LaunchRequest(CMD, CMD)).succeeded
+    machine.provide_image(PROGRAM)
+    assert machine.launch(LaunchRequest(PROGRAM, PROGRAM)).succeeded
     machine.stop_driver(SERVICE)
     works_again(machine, driver)
 

@@ -67,7 +67,7 @@ class Control:
 
         return reset
 
-    def dofreeze(self):
+    def do_freeze(self):
         """Stop every process: connections are still taken, by the kernel, and nothing answers."""
         return freeze
 
@@ -100,14 +100,11 @@ class Control:
         FILLER.unlink(missing_ok=True)
 
     def do_certificate(self):
-        """Show another certificate from now on."""
-
-        def change():
-            self._endpoint.stop()
-            self._endpoint.certificate = make_certificate()
-            self._endpoint.start()
-
-        return change
+        """Show another certificate from now on; SSH, over which the order came, is not touched."""
+        changed = make_certificate()
+        self._endpoint.stop()
+        self._endpoint.certificate = changed
+        self._endpoint.start()
 
     def do_skew(self, seconds):
         """Set the clock on, or back."""

@@ -136,7 +136,7 @@ class GuestFiles:
         unfinished = path + UNFINISHED
         size = None
         if sftp is not None:
-            self._session.call("New-NtproofDirectory", Path=path.rpartition("\\")[0] + "\\", deadline=_left(limit))
+            self._make_folder(path, limit)
             try:
                 with source.open("rb") as file:
                     size = sftp.write(unfinished, file, limit)
@@ -160,6 +160,15 @@ class GuestFiles:
                 f"{path} arrived but cannot be put in its place: {error}", endpoint=str(self._session.endpoint)
             ) from error
         return size, sftp
+
+    def _make_folder(self, path: str, limit: Deadline) -> None:
+        """Make the folder of a file; raises TransferFailed where the guest refuses, as it does on a full disk."""
+        try:
+            self._session.call("New-NtproofDirectory", Path=path.rpartition("\\")[0] + "\\", deadline=_left(limit))
+        except Win32Error as error:
+            raise TransferFailed(
+                f"the guest refuses the folder of {path}: {error}", endpoint=str(self._session.endpoint)
+            ) from error
 
     def _write_chunks(self, path: str, file: BinaryIO, limit: Deadline) -> int:
         offset = 0
