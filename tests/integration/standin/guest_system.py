@@ -125,7 +125,7 @@ def _compile_machine(stage):
 def _compile_shell(stage):
     target = stage / SHELL
     target.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-linux-musl", "-static", "-O2", "-s", "-Wall"]
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-linux-gnu.2.31", "-O2", "-s", "-Wall"]
     subprocess.run([*command, "-Wextra", "-Werror", GUEST / "shell.c", "-o", target], check=True, capture_output=True)
 
 

@@ -24,7 +24,7 @@ def place():
         (folder / "C:" / "ntproof").mkdir(parents=True)
         (folder / "C:" / "ntproof" / "ntguest.exe").touch()
         defined = [f'-DFOLDER="{folder}/"', f'-DROOT="{folder}/"']
-        command = [sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-linux-musl", "-static", "-O2", "-Werror"]
+        command = [sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-linux-gnu.2.31", "-O2", "-Werror"]
         command += [*defined, GUEST / "shell.c", "-o", folder / "shell"]
         subprocess.run(command, check=True, capture_output=True)
         yield folder
