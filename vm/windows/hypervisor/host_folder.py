@@ -96,7 +96,8 @@ class HostFolder:
         """Names of all files, whoever wrote them."""
         with self._doing("cannot be listed"):
             self._refresh()
-            return tuple(sorted(str(name) for name in self._pool.listVolumes()))
+            # One call: listVolumes counts first and then takes so many, of which another process changes the number.
+            return tuple(sorted(str(volume.name()) for volume in self._pool.listAllVolumes()))
 
     def size(self, name: str) -> int | None:
         """Bytes of a file, None where it does not exist."""
