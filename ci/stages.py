@@ -168,7 +168,8 @@ def _pytest(name: str, arguments: Sequence[str], *, measured: bool = False) -> S
     report = REPORTS / f"{name}.xml"
     runner = ("coverage", "run", "-m", "pytest") if measured else ("pytest",)
     # Some modules of the tests share a costly fixture (a wheel, an environment), which only one worker should make.
-    spread = ("--dist", "loadscope") if measured else ()
+    # They are begun in the order in which they are collected, which tests/conftest.py has made a good one.
+    spread = ("--dist", "loadscope", "--no-loadscope-reorder") if measured else ()
     return Stage(name, _module(*runner, "-n", WORKERS, *spread, f"--junit-xml={report}", *arguments), report)
 
 

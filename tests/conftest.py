@@ -1,4 +1,7 @@
-"""Golden files for every test: compared, or written again with --regenerate. Generated input that no clock judges."""
+"""Golden files for every test: compared, or written again with --regenerate. Generated input that no clock judges.
+
+Tests of the stand-in come first and on one worker: they take longest, and share what one process may use at a time.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,31 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("ntproof", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ntproof")
 
+STANDIN = "tests/integration/standin/"
+
 
 def pytest_addoption(parser):
     parser.addoption(
         "--regenerate", action="store_true", help="write golden files again instead of comparing with them"
     )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: not item.nodeid.startswith(STANDIN))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    if config.getoption("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return STANDIN if nodeid.startswith(STANDIN) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture
