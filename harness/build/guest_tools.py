@@ -21,7 +21,7 @@ from harness.build.files import digest_of, sha256_file
 from harness.build.layout import build_directory, driver_source_root
 from harness.build.llvm_mingw import COMPILE_OPTIONS, LlvmMingw
 from harness.build.prune import mark_used, prune
-from harness.build.toolchain import LinkOutputs
+from harness.build.toolchain import COMMON_LINK_OPTIONS, LinkOutputs
 from harness.errors import BuildError, ConfigurationError, InputError
 
 if TYPE_CHECKING:
@@ -32,20 +32,7 @@ DESCRIPTION: Final = "guest.toml"
 SUBSYSTEMS: Final = ("console", "windows")
 _ENTRY: Final = "start"
 _PLATFORM_DEFINES: Final = ("WINVER=0x0A00", "_WIN32_WINNT=0x0A00", "NTDDI_VERSION=0x0A000006")
-_LINK_OPTIONS: Final = (
-    "/nologo",
-    "/nodefaultlib",
-    "/dynamicbase",
-    "/highentropyva",
-    "/nxcompat",
-    "/release",
-    "/Brepro",
-    "/debug",
-    "/pdbaltpath:%_PDB%",
-    "/pdbsourcepath:.",
-    "/WX",
-    "/ignore:longsections",
-)
+_LINK_OPTIONS: Final = (*COMMON_LINK_OPTIONS, "/highentropyva")
 
 
 @dataclass(frozen=True)

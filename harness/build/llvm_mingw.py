@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from harness.build.dwarf import without_dwarf
 from harness.build.invocation import compile_message, link_message, parse_dependencies, run_tool
 from harness.build.resources import compile_resource
-from harness.build.toolchain import LinkOutputs
+from harness.build.toolchain import COMMON_LINK_OPTIONS, LinkOutputs
 from harness.errors import BuildError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -49,22 +49,7 @@ COMPILE_OPTIONS: Final = (
 PLATFORM_DEFINES: Final = ("_KERNEL_MODE=1", "WINVER=0x0A00", "_WIN32_WINNT=0x0A00", "NTDDI_VERSION=0x0A000006")
 """Windows 10 1809 (NTDDI_WIN10_RS5, sdkddkver.h), the oldest build that drivers are built for."""
 
-LINK_OPTIONS: Final = (
-    "/nologo",
-    "/driver",
-    "/subsystem:native,10.0",
-    "/nodefaultlib",
-    "/dynamicbase",
-    "/nxcompat",
-    "/release",
-    "/Brepro",
-    "/debug",
-    "/debug:dwarf",
-    "/pdbaltpath:%_PDB%",
-    "/pdbsourcepath:.",
-    "/WX",
-    "/ignore:longsections",
-)
+LINK_OPTIONS: Final = (*COMMON_LINK_OPTIONS, "/driver", "/subsystem:native,10.0", "/debug:dwarf")
 IMPORT_LIBRARIES: Final = ("ntoskrnl", "hal")
 _UNDEFINED_ADVICE: Final = (
     "the import library has no such export; if Windows exports it, add it to extra_exports in the driver's description"

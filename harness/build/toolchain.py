@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from harness.build.description import DriverSources
+
+COMMON_LINK_OPTIONS: Final = (
+    "/nologo",
+    "/nodefaultlib",
+    "/dynamicbase",
+    "/nxcompat",
+    "/release",
+    "/Brepro",
+    "/debug",
+    "/pdbaltpath:%_PDB%",
+    "/pdbsourcepath:.",
+    "/WX",
+    "/ignore:longsections",
+)
+"""For every image: relocatable, no executable data, a PDB, and the same bytes wherever and whenever it is linked."""
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,6 @@ SHA256: Final = "2.16.840.1.101.3.4.2.1"
 
 WHQL_USAGE: Final = "1.3.6.1.4.1.311.10.3.5"
 """szOID_WHQL_CRYPTO (wincrypt.h): Windows Hardware Driver Verification."""
-ATTESTATION_USAGE: Final = "1.3.6.1.4.1.311.10.3.5.1"
-"""szOID_ATTEST_WHQL_CRYPTO (wincrypt.h): Windows Hardware Driver Attested Verification."""
 
 _DIGESTS: Final[Mapping[str, str]] = {
     "1.3.14.3.2.26": "sha1",

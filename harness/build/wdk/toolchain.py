@@ -17,7 +17,7 @@ from harness.build.dwarf import without_dwarf
 from harness.build.invocation import compile_message, link_message, parse_dependencies, run_tool
 from harness.build.llvm_mingw import PLATFORM_DEFINES
 from harness.build.resources import compile_resource
-from harness.build.toolchain import LinkOutputs
+from harness.build.toolchain import COMMON_LINK_OPTIONS, LinkOutputs
 from harness.build.wdk.cookie import SOURCE, require_writable_cookie
 from harness.build.wdk.kit import Kit
 from harness.build.wdk.programs import Programs, path_programs, wheel_programs
@@ -54,22 +54,7 @@ _DRIVER_OPTIONS: Final = (
     *("-g", "-gcodeview", "-gno-codeview-command-line"),
     *("-fno-color-diagnostics", "-fdiagnostics-format=clang", "-ferror-limit=50"),
 )
-_LINK_OPTIONS: Final = (
-    "/nologo",
-    "/driver",
-    "/subsystem:native,10.0",
-    f"/entry:{ENTRY}",
-    "/nodefaultlib",
-    "/dynamicbase",
-    "/nxcompat",
-    "/release",
-    "/Brepro",
-    "/debug",
-    "/pdbaltpath:%_PDB%",
-    "/pdbsourcepath:.",
-    "/WX",
-    "/ignore:longsections",
-)
+_LINK_OPTIONS: Final = (*COMMON_LINK_OPTIONS, "/driver", "/subsystem:native,10.0", f"/entry:{ENTRY}")
 _DWARF: Final = "-gdwarf-4"
 _UNDEFINED_ADVICE: Final = "no library of the kit has it; look for the name in the kit's documentation, and for a typo"
 

@@ -56,9 +56,6 @@ ENVELOPE_BYTES: Final = 500 * 1024
 FAULT_SHELL_UNKNOWN: Final = 2150858843
 """ERROR_WSMAN_UNEXPECTED_SELECTORS, 0x8033805B (wsmerror.h): the guest knows no such shell."""
 
-FAULT_TIMED_OUT: Final = 2150858793
-"""ERROR_WSMAN_OPERATION_TIMEDOUT, 0x80338029 (wsmerror.h)."""
-
 FAULT_ABORTED: Final = 995
 """ERROR_OPERATION_ABORTED (winerror.h): the shell is closing under the request."""
 
