@@ -64,8 +64,9 @@ def compiled(name: str, sources: Sequence[Path], steps: Sequence[Sequence[str]])
     except PackageNotFoundError:
         raise MachineBroken(_MISSING) from None
     digest = hashlib.sha256(repr((compiler, sys.platform, os.uname().machine, _without_places(steps))).encode())
-    for source in sorted(sources):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    # Ordered by what they hold: the order of their paths is another one in another place.
+    for name_and_text in sorted(source.name.encode() + b"\0" + source.read_bytes() for source in sources):
+        digest.update(name_and_text)
     folder = cache_directory() / digest.hexdigest()[:20]
     output = folder / name
     if output.exists():

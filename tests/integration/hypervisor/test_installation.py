@@ -72,7 +72,7 @@ def test_an_empty_disk_is_made_and_no_pool_stays(installer, tmp_path, host):
 
 def test_what_the_guest_writes_is_read_from_its_first_byte_until_it_is_off(installer, disk, host):
     with installer.run(installation(disk)) as machine:
-        text = read_until(machine, tiny_linux.READY)
+        text = read_until(machine, tiny_linux.READY + b"\r\n")
         assert machine.screenshot().startswith(PNG)
         (domain,) = [one for one in host.listAllDomains() if one.name().startswith("ntproof-install-tiny-")]
         assert machine.read_serial(0.1) == b"", "nothing more comes, and it runs"

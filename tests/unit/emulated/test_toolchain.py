@@ -32,9 +32,11 @@ def test_an_installed_package_keeps_them_in_the_users_cache_folder(tmp_path):
 
 
 def test_what_was_compiled_is_found_by_a_checkout_elsewhere(tmp_path):
-    here, there = Path(__file__).resolve().parents[3], tmp_path / "elsewhere"
-    shutil.copytree(here / "vm", there / "vm", ignore=shutil.ignore_patterns("__pycache__"))
-    cache = tmp_path / "compiled"
+    here = Path(__file__).resolve().parents[3]
+    # By its path one of them comes before the cache and one after it, since some of the sources lie there.
+    cache, before, after = tmp_path / "compiled", tmp_path / "before", tmp_path / "elsewhere"
+    for checkout in (before, after):
+        shutil.copytree(here / "vm", checkout / "vm", ignore=shutil.ignore_patterns("__pycache__"))
 
     def start_machine(checkout):
         environment = {**os.environ, "PYTHONPATH": str(checkout), "NTPROOF_BUILD_DIR": str(cache)}
@@ -46,4 +48,5 @@ def test_what_was_compiled_is_found_by_a_checkout_elsewhere(tmp_path):
 
     made = start_machine(here)
     assert {path.name for path in made} >= {"hooks.so", "ntoskrnl.exe"}
-    assert start_machine(there) == made
+    assert start_machine(before) == made
+    assert start_machine(after) == made
