@@ -133,6 +133,7 @@ def test_an_edition_is_found_by_name_or_display_name(tmp_path, described):
         ),
         ([Image(), Image()], "is on it more than once: set media.index"),
         ([Image(build=22631)], r"build 22631, but profile 'win11-24h2' is for 26100"),
+        ([Image(build=26200)], r"build 26200, but profile 'win11-24h2' is for 26100"),
         ([Image(architecture=12)], "not for x64"),
         ([Image(languages=("de-DE",))], "its languages are de-DE; set locale.language"),
     ],
@@ -140,6 +141,19 @@ def test_an_edition_is_found_by_name_or_display_name(tmp_path, described):
 def test_a_medium_that_does_not_fit_the_profile_is_refused(tmp_path, described, message):
     with pytest.raises(MachineConfigurationError, match=message):
         choose_image(tmp_path, images_of(*described), WIN11)
+
+
+@pytest.mark.parametrize(("told", "taken"), [(19041, True), (19045, True), (19044, False), (18362, False)])
+def test_a_version_that_a_package_switches_on_may_go_by_the_build_below_it(tmp_path, told, taken):
+    """Microsoft's ISO of Windows 10 22H2 says 19041; what it installs says 19045."""
+    profile = profiles.load("win10")
+    images = images_of(image_for(profile, build=told))
+
+    if taken:
+        assert choose_image(tmp_path, images, profile).build == told
+    else:
+        with pytest.raises(MachineConfigurationError, match=r"is for 19045 \(19041 in the ISO's own list\)"):
+            choose_image(tmp_path, images, profile)
 
 
 def test_an_index_chooses_and_must_name_the_edition(tmp_path):

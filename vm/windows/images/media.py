@@ -31,6 +31,13 @@ SPLIT_IMAGE_FILE: Final = "sources/install.swm"
 EFI_WITHOUT_PROMPT: Final = "efi/microsoft/boot/efisys_noprompt.bin"
 BIOS_PROMPT: Final = "boot/bootfix.bin"
 BIOS_PROMPT_RENAMED: Final = "bootfix.off"
+BUILT_OVER: Final = {
+    **dict.fromkeys((19042, 19043, 19044, 19045), 19041),
+    22631: 22621,
+    26200: 26100,
+}
+"""Builds that are another build with features switched on by an enablement package (Microsoft, KB5015684, KB5027397 and
+KB5054156). The list in install.wim may tell the build below: what was installed tells its own."""
 _CHUNK: Final = 1 << 22
 
 Progress = Callable[[int, int], None]
@@ -176,9 +183,12 @@ def choose_image(path: Path, images: Iterable[WimImage], profile: Profile) -> Wi
         )
     if image.architecture != AMD64:
         raise MachineConfigurationError(f"{place}: not for x64; give an x64 ISO")
-    if image.build != wanted.build:
+    below = BUILT_OVER.get(wanted.build)
+    if image.build not in (wanted.build, below):
+        listed_as = "" if below is None else f" ({below} in the ISO's own list)"
         raise MachineConfigurationError(
-            f"{place}: build {image.build}, but profile {profile.name!r} is for {wanted.build}; give another one"
+            f"{place}: build {image.build}, but profile {profile.name!r} is for {wanted.build}{listed_as};"
+            " give another one"
         )
     if profile.locale.language not in image.languages:
         raise MachineConfigurationError(

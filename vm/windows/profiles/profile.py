@@ -84,7 +84,7 @@ class Media:
 
     Attributes:
         family: client or server.
-        build: the Windows build that the ISO must hold.
+        build: the Windows build that is installed.
         edition: the image's name or display name in install.wim, as ``wiminfo`` or DISM prints them.
         index: the image's number in install.wim; None to look the edition up.
     """
