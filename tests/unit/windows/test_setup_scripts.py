@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.powershell.scripts import FreshWindows, calls, complaints, functions, nodes, parse, text
+from tests.fixtures.powershell.scripts import (
+    FreshWindows,
+    calls,
+    complaints,
+    functions,
+    nodes,
+    parse,
+    registry_values,
+    text,
+)
 from vm.windows.images.guest_report import GuestFacts
 
 FOLDER = Path(str(resources.files("vm.windows.images") / "setup"))
@@ -68,6 +77,13 @@ def reported_facts(source):
         if text(statement).startswith("@{"):
             table = next(nodes(statement, "hash_literal_expression"))
             yield from (text(key) for key in nodes(table, "key_expression"))
+
+
+def test_memory_integrity_asks_for_secure_boot_only_where_it_is_on():
+    """1 asks for Secure Boot, without which Windows would not start the hypervisor; 0 asks for nothing."""
+    script = (FOLDER / "steps" / "80-signing.ps1").read_bytes()
+
+    assert registry_values(script)["RequirePlatformSecurityFeatures"] == "([int] $secureBoot)"
 
 
 def test_the_set_up_sends_only_events_that_the_host_knows():
