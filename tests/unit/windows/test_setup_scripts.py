@@ -86,6 +86,21 @@ def test_memory_integrity_asks_for_secure_boot_only_where_it_is_on():
     assert registry_values(script)["RequirePlatformSecurityFeatures"] == "([int] $secureBoot)"
 
 
+def test_the_host_key_is_read_when_the_server_listens():
+    """The service counts as running before it makes its keys."""
+    names = [call.name for call in calls((FOLDER / "steps" / "30-openssh.ps1").read_bytes())]
+
+    assert names.index("Start-Service") < names.index("Wait-Until") < names.index("Get-Content")
+    assert "Get-NetTCPConnection" in names
+
+
+def test_remoting_is_set_when_no_network_is_public():
+    """Windows refuses it while one is, and one that is still being identified is."""
+    names = [call.name for call in calls((FOLDER / "steps" / "20-remoting.ps1").read_bytes())]
+
+    assert names.index("Wait-Until") < names.index("Set-NetConnectionProfile") < names.index("Enable-PSRemoting")
+
+
 def test_the_set_up_sends_only_events_that_the_host_knows():
     sent = set(re.findall(r"event = '(\w+)'", (FOLDER / "setup.ps1").read_text(encoding="ascii")))
 

@@ -6,7 +6,15 @@ param(
     [psobject] $Data
 )
 
-Get-NetConnectionProfile | Set-NetConnectionProfile -NetworkCategory Private
+# Windows refuses settings of remoting while a network counts as public. One that is still being identified does, and
+# takes no other category until it is.
+Wait-Until -What 'the guest has a network and it counts as private' -Condition {
+    Get-NetConnectionProfile |
+        Where-Object -FilterScript { $_.NetworkCategory -eq 'Public' } |
+        Set-NetConnectionProfile -NetworkCategory Private -ErrorAction SilentlyContinue
+    $categories = @(Get-NetConnectionProfile | ForEach-Object -Process { $_.NetworkCategory })
+    $categories.Count -gt 0 -and $categories -notcontains 'Public'
+}
 Enable-PSRemoting -Force -SkipNetworkProfileCheck | Out-Null
 
 $names = @($Data.certificate.subject, 'localhost')

@@ -30,6 +30,10 @@ if (-not (Test-Server)) {
 
 Set-Service -Name 'sshd' -StartupType Automatic
 Start-Service -Name 'sshd'
+# The service counts as running before it makes its host keys; when it listens, it has read them.
+Wait-Until -What 'the OpenSSH server listens on port 22' -Condition {
+    $null -ne (Get-NetTCPConnection -State Listen -LocalPort 22 -ErrorAction SilentlyContinue)
+}
 $public = Join-Path -Path $env:ProgramData -ChildPath 'ssh\ssh_host_ed25519_key.pub'
 $fields = (Get-Content -LiteralPath $public -Raw).Trim().Split(' ')
 
