@@ -101,6 +101,14 @@ def test_remoting_is_set_when_no_network_is_public():
     assert names.index("Wait-Until") < names.index("Set-NetConnectionProfile") < names.index("Enable-PSRemoting")
 
 
+def test_remoting_starts_with_windows_and_not_two_minutes_later():
+    """Set-Service of 5.1 leaves a delayed start as it is."""
+    script = (FOLDER / "steps" / "20-remoting.ps1").read_bytes()
+
+    assert "Set-Service" not in {call.name for call in calls(script)}
+    assert b"-Name 'sc.exe' -Arguments 'config', 'WinRM', 'start=', 'auto'" in script
+
+
 def test_the_set_up_sends_only_events_that_the_host_knows():
     sent = set(re.findall(r"event = '(\w+)'", (FOLDER / "setup.ps1").read_text(encoding="ascii")))
 

@@ -49,7 +49,8 @@ Set-Item -Path 'WSMan:\localhost\Service\Auth\Basic' -Value $false -Force
 Set-Item -Path 'WSMan:\localhost\MaxEnvelopeSizekb' -Value 8192 -Force
 Set-Item -Path 'WSMan:\localhost\Shell\MaxMemoryPerShellMB' -Value 2048 -Force
 Set-Item -Path 'WSMan:\localhost\Shell\MaxShellsPerUser' -Value 100 -Force
-Set-Service -Name 'WinRM' -StartupType Automatic
+# Enable-PSRemoting leaves a start that Windows delays by two minutes, which Set-Service does not take back.
+Invoke-Program -Name 'sc.exe' -Arguments 'config', 'WinRM', 'start=', 'auto' | Out-Null
 
 # Without this a local administrator has no administrator's rights over the network (Microsoft Learn, "User Account
 # Control and remote restrictions").
