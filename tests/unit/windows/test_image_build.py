@@ -217,6 +217,24 @@ def test_a_build_that_was_stopped_while_it_sealed_is_sealed_next_time(workshop, 
     assert workshop.images.verify("win11-24h2") == ()
 
 
+def test_a_second_build_of_the_same_image_is_refused_until_it_is_sealed(workshop, monkeypatch):
+    refused = []
+    admit = ImageStore.admit
+
+    def tried(self, folder, content):
+        try:
+            workshop.build()
+        except MachineBroken as error:
+            refused.append(str(error))
+        return admit(self, folder, content)
+
+    monkeypatch.setattr(ImageStore, "admit", tried)
+    workshop.build()
+
+    assert refused == ["another process builds image 'win11-24h2'; wait for it or end it"]
+    assert workshop.images.verify("win11-24h2") == ()
+
+
 def test_a_medium_that_was_damaged_is_copied_again(workshop):
     with pytest.raises(MachineBroken):
         workshop.build(behaviour="fails")

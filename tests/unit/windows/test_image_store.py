@@ -188,6 +188,21 @@ def test_an_unfinished_build_is_discarded(tmp_path):
         store.discard_build("win11")
 
 
+def test_a_build_that_runs_is_neither_discarded_nor_begun_again(tmp_path):
+    store = ImageStore(tmp_path)
+    with store.building("win11") as folder:
+        (folder / "disk.qcow2").write_bytes(b"Windows")
+        with pytest.raises(MachineBroken, match="another process builds image 'win11'; wait for it or end it"):
+            store.discard_build("win11")
+        with pytest.raises(MachineBroken, match="another process builds image 'win11'"), store.building("win11"):
+            pass
+        assert (folder / "disk.qcow2").exists()
+        assert store.unfinished() == ("win11",)
+
+    store.discard_build("win11")
+    assert store.unfinished() == ()
+
+
 def test_nobody_else_looks_into_a_build(tmp_path):
     assert ImageStore(tmp_path).build_folder("win11").stat().st_mode & 0o777 == 0o700
 

@@ -140,7 +140,12 @@ class ImageBuild:
 
         Raises:
             MachineError: a stage failed; the message says which and why. Running again goes on from there.
+            MachineBroken: another process builds this image.
         """
+        with self._images.building(self._request.name):
+            return self._sealed()
+
+    def _sealed(self) -> Image:
         content = self._finished()
         if content is None:
             with _logged_to(self.folder / LOG):
