@@ -17,7 +17,7 @@ from tests.unit.windows.test_answer_media import VIRTIO, virtio_iso
 from vm.errors import MachineBroken, MachineConfigurationError
 from vm.windows import profiles
 from vm.windows.images import build as build_module
-from vm.windows.images import credentials
+from vm.windows.images import credentials, unattend
 from vm.windows.images.build import BuildRequest, ImageBuild, SilentListener, differences
 from vm.windows.images.guest_report import GuestFacts, StepStarted
 from vm.windows.images.installation import Deadlines
@@ -197,6 +197,17 @@ def test_another_profile_does_again_what_depends_on_it(workshop):
 
     assert workshop.listener.done == STAGES
     assert not image.manifest.guest.process_audit
+
+
+def test_answers_that_would_be_others_now_are_written_again(workshop, monkeypatch):
+    """As after an update of the project that repairs what made the installation fail."""
+    with pytest.raises(MachineBroken):
+        workshop.build(behaviour="fails")
+    monkeypatch.setattr(unattend, "UEFI_SYSTEM_MIB", 300)
+    workshop.build()
+
+    assert workshop.listener.kept == STAGES[:3]
+    assert workshop.listener.done == STAGES[3:]
 
 
 def test_a_build_that_was_stopped_while_it_sealed_is_sealed_next_time(workshop, monkeypatch):

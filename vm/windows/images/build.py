@@ -224,14 +224,9 @@ class ImageBuild:
         credentials.save(credentials.new_credentials(self._request.profile), self.folder)
         return Outcome((credentials.FILE_NAME,))
 
-    def _answer_inputs(self) -> Mapping[str, Any]:
-        scripts = {path: media.sha256_of_bytes(content) for path, content in answer_media.setup_scripts().items()}
-        more = {path: media.sha256_of_bytes(content) for path, content in self._request.guest_module.items()}
-        return {"scripts": scripts, "guest_module": more}
-
-    def _write_answers(self) -> Outcome:
+    def _answer_files(self) -> dict[str, bytes]:
         request = self._request
-        files = answer_files(
+        return answer_files(
             request.profile,
             credentials.load(self.folder),
             image_index=self._runner.facts("media")["iso_index"],
@@ -239,7 +234,13 @@ class ImageBuild:
             openssh_package=request.openssh,
             guest_module=request.guest_module,
         )
-        write_answer_media(self.folder / ANSWER_MEDIA, files)
+
+    def _answer_inputs(self) -> Mapping[str, Any]:
+        # The medium's content, so that what an update of this package changes in it is written anew.
+        return {path: media.sha256_of_bytes(content) for path, content in self._answer_files().items()}
+
+    def _write_answers(self) -> Outcome:
+        write_answer_media(self.folder / ANSWER_MEDIA, self._answer_files())
         return Outcome((ANSWER_MEDIA,))
 
     def _install(self) -> Outcome:
