@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import stat
@@ -113,6 +114,26 @@ def test_the_virtio_iso_is_the_third_medium(workshop, tmp_path):
 
     assert workshop.host.started[0].media[2] == iso
     assert image.manifest.source.virtio_sha256 is not None
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 a zip with the same programs", b"\xd0\xcf\x11\xe0"])
+def test_an_openssh_package_that_is_none_is_refused_before_windows_is_installed(workshop, tmp_path, content):
+    package = tmp_path / "OpenSSH-Win64.zip"
+    package.write_bytes(content)
+
+    with pytest.raises(
+        MachineConfigurationError, match=r"--openssh .*zip: no package of Windows Installer; .* OpenSSH-Win64.*\.msi"
+    ):
+        workshop.build(openssh=package)
+    assert workshop.listener.failed == ["media"]
+
+
+def test_an_openssh_package_is_on_the_answer_medium(workshop, tmp_path):
+    package = tmp_path / "OpenSSH-Win64.msi"
+    package.write_bytes(bytes.fromhex("d0cf11e0a1b11ae1") + b"package")
+    image = workshop.build(openssh=package)
+
+    assert image.manifest.source.openssh_sha256 == hashlib.sha256(package.read_bytes()).hexdigest()
 
 
 def test_a_virtio_machine_without_its_drivers_is_refused_at_once(workshop):

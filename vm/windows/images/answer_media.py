@@ -25,6 +25,8 @@ LABEL: Final = "NTPROOF"
 GUEST_FOLDER: Final = "guest"
 LONGEST_NAME: Final = 64
 """Characters of a file's name in the Joliet extension, which Windows reads."""
+_PACKAGE_SIGNATURE: Final = bytes.fromhex("d0cf11e0a1b11ae1")
+"""How a package of Windows Installer begins: it is a compound file ([MS-CFB] 2.2)."""
 _INSTALL_HINT: Final = "install it with: pip install ntproof[windows]"
 
 
@@ -155,6 +157,23 @@ def _check_path(path: PurePosixPath, name: str) -> None:
     bad = path.is_absolute() or ".." in path.parts or not path.parts or str(path) != name
     if bad or any(len(part) > LONGEST_NAME or set(part) & set('*/:;?\\"<>|') for part in path.parts):
         raise MachineConfigurationError(f"{name!r} cannot be a file on the answer medium; give it another name")
+
+
+def check_openssh_package(path: Path) -> None:
+    """Check that a file can be the OpenSSH server's package, so that it is not the guest that refuses it, much later.
+
+    Raises:
+        MachineConfigurationError: it cannot be read, or it is no package of Windows Installer.
+    """
+    try:
+        with path.open("rb") as stream:
+            found = stream.read(len(_PACKAGE_SIGNATURE))
+    except OSError as error:
+        raise MachineConfigurationError(f"--openssh {path}: {error.strerror}; name its .msi") from error
+    if found != _PACKAGE_SIGNATURE:
+        raise MachineConfigurationError(
+            f"--openssh {path}: no package of Windows Installer; give the OpenSSH-Win64 .msi of Win32-OpenSSH"
+        )
 
 
 def check_virtio_media(path: Path, profile: Profile) -> None:

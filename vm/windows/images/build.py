@@ -18,7 +18,12 @@ from typing import Any, Final, Protocol
 
 from vm.errors import MachineBroken, MachineConfigurationError
 from vm.windows.images import answer_media, credentials, manifest, media
-from vm.windows.images.answer_media import answer_files, check_virtio_media, write_answer_media
+from vm.windows.images.answer_media import (
+    answer_files,
+    check_openssh_package,
+    check_virtio_media,
+    write_answer_media,
+)
 from vm.windows.images.guest_report import GuestEvent, GuestFacts
 from vm.windows.images.hypervisor import Installation, InstallationHost, Probe
 from vm.windows.images.installation import Deadlines, InstallationListener, install
@@ -206,6 +211,8 @@ class ImageBuild:
         image = media.choose_image(request.iso, listed, request.profile)
         if request.virtio_iso is not None:
             check_virtio_media(request.virtio_iso, request.profile)
+        if request.openssh is not None:
+            check_openssh_package(request.openssh)
         found = media.inspect_media(request.iso, sha256=request.iso_sha256, progress=self._listener.progress)
         hashes = {
             key: media.sha256_of(path)
