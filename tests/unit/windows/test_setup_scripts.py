@@ -94,6 +94,14 @@ def test_the_host_key_is_read_when_the_server_listens():
     assert "Get-NetTCPConnection" in names
 
 
+def test_the_page_file_is_set_where_its_size_has_no_limit():
+    """WMI refuses a page file of more than an eighth of its disk as out of range."""
+    script = (FOLDER / "steps" / "50-crash.ps1").read_bytes()
+
+    assert registry_values(script)["PagingFiles"] == "$pageFile"
+    assert not {call.name for call in calls(script)} & {"Set-CimInstance", "New-CimInstance", "Remove-CimInstance"}
+
+
 def test_remoting_is_set_when_no_network_is_public():
     """Windows refuses it while one is, and one that is still being identified is."""
     names = [call.name for call in calls((FOLDER / "steps" / "20-remoting.ps1").read_bytes())]

@@ -99,7 +99,7 @@ function Set-RegistryValue {
         [Parameter(Mandatory = $true)]
         [object] $Value,
 
-        [ValidateSet('DWord', 'String')]
+        [ValidateSet('DWord', 'MultiString')]
         [string] $Type = 'DWord'
     )
     if (-not (Test-Path -LiteralPath $Key)) {
