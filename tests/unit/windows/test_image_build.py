@@ -58,6 +58,8 @@ class Workshop:
         self.host = ProcessHost()
         self.listener = Recorder()
         self.isos = {}
+        self.package = folder / "OpenSSH-Win64.msi"
+        self.package.write_bytes(bytes.fromhex("d0cf11e0a1b11ae1") + b"package")
 
     def iso(self, profile):
         if profile.name not in self.isos:
@@ -68,7 +70,9 @@ class Workshop:
     def build(self, profile=WIN11, *, behaviour="works", probe=None, **changes):
         self.host.behaviour = behaviour
         self.listener = Recorder()
-        request = BuildRequest(profile, self.iso(profile), profile.name, **{"deadlines": FAST, "room": 1, **changes})
+        package = self.package if profile.needs_openssh_package else None
+        settings = {"deadlines": FAST, "room": 1, "openssh": package, **changes}
+        request = BuildRequest(profile, self.iso(profile), profile.name, **settings)
         now = datetime(2026, 1, 31, 12, tzinfo=UTC)
         made = ImageBuild(request, self.images, self.host, listener=self.listener, probe=probe, now=lambda: now)
         return made.run()
@@ -128,12 +132,16 @@ def test_an_openssh_package_that_is_none_is_refused_before_windows_is_installed(
     assert workshop.listener.failed == ["media"]
 
 
-def test_an_openssh_package_is_on_the_answer_medium(workshop, tmp_path):
-    package = tmp_path / "OpenSSH-Win64.msi"
-    package.write_bytes(bytes.fromhex("d0cf11e0a1b11ae1") + b"package")
-    image = workshop.build(openssh=package)
+def test_the_openssh_package_is_in_the_manifest(workshop):
+    image = workshop.build()
 
-    assert image.manifest.source.openssh_sha256 == hashlib.sha256(package.read_bytes()).hexdigest()
+    assert image.manifest.source.openssh_sha256 == hashlib.sha256(workshop.package.read_bytes()).hexdigest()
+
+
+def test_a_windows_that_lacks_openssh_is_refused_at_once_without_its_package(workshop):
+    with pytest.raises(MachineConfigurationError, match=r"no network to fetch it from.* with --openssh"):
+        workshop.build(openssh=None)
+    assert workshop.images.unfinished() == ()
 
 
 def test_a_virtio_machine_without_its_drivers_is_refused_at_once(workshop):

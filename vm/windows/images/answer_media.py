@@ -46,7 +46,7 @@ def answer_files(
         credentials: accounts to make.
         image_index: number of the image in the installation medium.
         with_virtio: whether the virtio-win ISO is attached.
-        openssh_package: the OpenSSH server's MSI, for guests without Windows Update.
+        openssh_package: the OpenSSH server's MSI, None where Windows brings the server.
         guest_module: files of a PowerShell module to install in the guest, by name; its manifest names the module.
 
     Raises:

@@ -78,7 +78,7 @@ class BuildRequest:
         name: the image's name.
         iso_sha256: the hash that the ISO must have, None to take any.
         virtio_iso: the virtio-win ISO, None for none.
-        openssh: the OpenSSH server's MSI, None for none.
+        openssh: the OpenSSH server's MSI, None where Windows brings the server.
         guest_module: files of the PowerShell module that the guest is driven through, by name.
         watch: write a picture of the screen while Windows is installed.
         deadlines: how long the installation may take.
@@ -123,7 +123,7 @@ class ImageBuild:
             now: the time of day.
 
         Raises:
-            MachineConfigurationError: an image of that name is there, or the profile needs an ISO that was not given.
+            MachineConfigurationError: an image of that name is there, or the profile needs a file that was not given.
             MachineBroken: the store cannot be written.
         """
         self._request = request
@@ -136,6 +136,11 @@ class ImageBuild:
         if request.profile.needs_virtio_drivers and request.virtio_iso is None:
             raise MachineConfigurationError(
                 f"profile {request.profile.name!r} has a virtio disk or network: give the drivers with --virtio-iso"
+            )
+        if request.profile.needs_openssh_package and request.openssh is None:
+            raise MachineConfigurationError(
+                f"this Windows ({request.profile.name}) has no OpenSSH server and no network to fetch it from: give the"
+                " OpenSSH-Win64 .msi of the project Win32-OpenSSH with --openssh"
             )
         self.folder = images.build_folder(request.name)
         self._runner = StageRunner(self.folder, self._listener, clock=clock)

@@ -11,24 +11,13 @@ function Test-Server {
 }
 
 if (-not (Test-Server)) {
-    if ($Data.openssh_package) {
-        $package = Join-Path -Path (Split-Path -Path $PSScriptRoot -Parent) -ChildPath $Data.openssh_package
-        # 3010: done, a restart is due, which the end of the set-up is. PowerShell waits for this windowed program,
-        # because its output is read.
-        Invoke-Program -Name 'msiexec.exe' -Arguments '/i', $package, '/quiet', '/norestart' -Expected 0, 3010 | Out-Null
+    if (-not $Data.openssh_package) {
+        throw 'Windows did not bring the OpenSSH server; give its package to the build with --openssh'
     }
-    elseif ($Data.openssh -eq 'inbox') {
-        throw 'Windows did not bring the OpenSSH server; set features.openssh of the profile to capability'
-    }
-    else {
-        try {
-            Add-WindowsCapability -Online -Name 'OpenSSH.Server~~~~0.0.1.0' | Out-Null
-        }
-        catch {
-            $hint = 'a guest that does not reach Windows Update needs the package: give it to the build with --openssh'
-            throw ('Windows did not install its OpenSSH server: {0}; {1}' -f ([string] $_).Trim(), $hint)
-        }
-    }
+    $package = Join-Path -Path (Split-Path -Path $PSScriptRoot -Parent) -ChildPath $Data.openssh_package
+    # 3010: done, a restart is due, which the end of the set-up is. PowerShell waits for this windowed program, because
+    # its output is read.
+    Invoke-Program -Name 'msiexec.exe' -Arguments '/i', $package, '/quiet', '/norestart' -Expected 0, 3010 | Out-Null
 }
 if (-not (Test-Server)) {
     throw 'there is no service sshd after the OpenSSH server was installed; give another package with --openssh'
