@@ -95,7 +95,7 @@ def test_a_failed_build_is_an_error_of_the_machine_and_goes_on_later(store, host
     [
         (["win11", "--iso", "none.iso"], "--iso none.iso: no such file"),
         (["win7", "--iso", "none.iso"], "there is no profile 'win7'"),
-        (["win11", "--iso", "windows.iso", "--sha256", "00"], "expected 00"),
+        (["win11", "--iso", "windows.iso", "--sha256", "0" * 64], f"expected {'0' * 64}"),
         (
             ["server2022", "--iso", "windows.iso"],
             "'Windows Server 2022 SERVERSTANDARDCORE' of profile 'server2022' is not on it",

@@ -64,8 +64,19 @@ def test_the_hash_that_was_asked_for_is_taken_in_any_case(iso):
 
 
 def test_another_hash_is_refused_with_both(iso):
-    with pytest.raises(MachineConfigurationError, match=r"its SHA-256 is [0-9a-f]{64}, expected 00; download it again"):
-        inspect_media(iso, sha256="00")
+    with pytest.raises(
+        MachineConfigurationError, match=r"its SHA-256 is [0-9a-f]{64}, expected 0{64}; download it again"
+    ):
+        inspect_media(iso, sha256="0" * 64)
+
+
+@pytest.mark.parametrize("wrong", ["", "00", "0" * 63 + "g", "HASH", "0" * 128])
+def test_what_is_no_hash_is_refused_before_gigabytes_are_read(iso, wrong):
+    told = []
+    with pytest.raises(MachineConfigurationError, match=r"is no SHA-256: give its 64 hexadecimal digits"):
+        inspect_media(iso, sha256=wrong, progress=lambda *done: told.append(done))
+
+    assert told == []
 
 
 def test_a_consumer_medium_with_an_esd_is_taken(tmp_path):
@@ -249,6 +260,17 @@ def test_a_full_disk_is_foreseen(iso, tmp_path):
         MachineBroken, match=r"needs 1000000000\.0 GB and .* are free; make room, or set NTPROOF_IMAGE_DIR"
     ):
         media.require_space(tmp_path, 10**18, "a copy")
+
+
+def test_what_an_interrupted_copy_left_is_no_lack_of_room(iso, tmp_path, monkeypatch):
+    for name in ("copy.iso", "copy.iso.partial"):
+        (tmp_path / name).write_bytes(b"as large as the medium")
+    seen = []
+    monkeypatch.setattr(media, "require_space", lambda folder, *_: seen.extend(path.name for path in folder.iterdir()))
+    copy_without_prompt(iso, tmp_path / "copy.iso", Firmware.UEFI)
+
+    assert seen == ["windows.iso"]
+    assert booted(tmp_path / "copy.iso", 0xEF) == WITHOUT_PROMPT[:16]
 
 
 def test_a_write_that_fails_leaves_nothing_behind(iso, tmp_path, small_files):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import struct
 from collections.abc import Callable, Iterable
@@ -98,13 +99,16 @@ def inspect_media(path: Path, *, sha256: str | None = None, progress: Progress =
 
     Raises:
         MachineConfigurationError: it is missing, cut off, no ISO, no Windows installation medium, or another one than
-            the hash says.
+            the hash says; or the hash is none.
     """
+    wanted = None if sha256 is None else sha256.strip().lower()
+    if wanted is not None and not re.fullmatch(r"[0-9a-f]{64}", wanted):
+        raise MachineConfigurationError(f"--sha256: {wanted!r} is no SHA-256: give its 64 hexadecimal digits")
     images = list_images(path)
     found = sha256_of(path, progress)
-    if sha256 is not None and found != sha256.strip().lower():
+    if wanted not in (None, found):
         raise MachineConfigurationError(
-            f"{path}: its SHA-256 is {found}, expected {sha256.strip().lower()}; download it again, or correct --sha256"
+            f"{path}: its SHA-256 is {found}, expected {wanted}; download it again, or correct --sha256"
         )
     return WindowsMedia(path, path.stat().st_size, found, images)
 
@@ -231,9 +235,12 @@ def copy_without_prompt(source: Path, target: Path, firmware: Firmware, progress
         MachineBroken: there is no room, or writing fails.
     """
     patches = key_prompt_patches(source, firmware)
-    require_space(target.parent, source.stat().st_size, f"a copy of {source.name}")
     unfinished = target.with_name(target.name + ".partial")
     try:
+        # What an earlier copy left takes the room that this one needs.
+        for left in (unfinished, target):
+            left.unlink(missing_ok=True)
+        require_space(target.parent, source.stat().st_size, f"a copy of {source.name}")
         _copy(source, unfinished, progress)
         with unfinished.open("r+b") as stream:
             for offset, data in patches:
