@@ -19,6 +19,11 @@ _LINE: Final = rf"{_CHARACTER}{{1,200}}"
 _LOCALE: Final = r"[a-z]{2,3}(?:-[A-Z][a-z]{3})?-[A-Z]{2}"
 # Characters that no local account may have (Microsoft-Windows-Shell-Setup | LocalAccount | Name); 20 at most.
 _ACCOUNT: Final = r"[A-Za-z][A-Za-z0-9_-]{0,19}"
+# As tzutil /l prints them (Microsoft Learn, "Default time zones"); setup stops at another one. The suffix turns
+# summer time off (Microsoft-Windows-Shell-Setup | TimeZone).
+_TIME_ZONE: Final = (
+    r"(?:UTC(?:[+-]\d\d)?|Russia Time Zone \d{1,2}|[A-Z][A-Za-z .-]{1,40} Standard Time(?: \(Mexico\))?)(?:_dstoff)?"
+)
 _RESERVED_ACCOUNTS: Final = frozenset(
     {"administrator", "guest", "defaultaccount", "wdagutilityaccount", "system", "none"}
 )
@@ -143,7 +148,9 @@ class Locale:
         "a language name, or a layout such as 0409:00000409",
         default="en-US",
     )
-    time_zone: str = text(r"[A-Za-z0-9 .()+-]{1,64}", "a Windows time zone such as UTC", default="UTC")
+    time_zone: str = text(
+        _TIME_ZONE, "a name that tzutil /l prints, such as UTC or W. Europe Standard Time", default="UTC"
+    )
 
 
 @dataclass(frozen=True)
