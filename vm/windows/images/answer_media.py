@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -187,30 +188,35 @@ def check_virtio_media(path: Path, profile: Profile) -> None:
 
     try:
         iso.open(str(path))
+        try:
+            _require_drivers(iso, path, profile)
+        finally:
+            iso.close()
     except OSError as error:
         raise MachineConfigurationError(f"{path}: {error.strerror}; name the virtio-win ISO") from error
-    except PyCdlibException as error:
+    except (PyCdlibException, struct.error, ValueError, IndexError) as error:
+        # pycdlib checks not everything before it reads on in what is damaged.
         raise MachineConfigurationError(f"{path}: {error}; give the virtio-win ISO") from error
-    try:
-        names = {"joliet_path": iso.has_joliet(), "rr_path": iso.has_rock_ridge()}
-        kind = next((name for name, there in names.items() if there), None)
-        if kind is None:
-            raise MachineConfigurationError(f"{path}: it has no long names; give the virtio-win ISO")
-        for driver in unattend.needed_virtio_drivers(profile):
-            if not _has_driver(iso, kind, driver):
-                raise MachineConfigurationError(
-                    f"{path}: no driver in {driver}; give a newer virtio-win ISO, or correct features.virtio_folder"
-                    f" of profile {profile.name!r}"
-                )
-    finally:
-        iso.close()
 
 
-def _has_driver(iso: object, kind: str, driver: str) -> bool:
+def _require_drivers(iso: Any, path: Path, profile: Profile) -> None:
+    names = {"joliet_path": iso.has_joliet(), "rr_path": iso.has_rock_ridge()}
+    kind = next((name for name, there in names.items() if there), None)
+    if kind is None:
+        raise MachineConfigurationError(f"{path}: it has no long names; give the virtio-win ISO")
+    for driver in unattend.needed_virtio_drivers(profile):
+        if not _has_driver(iso, kind, driver):
+            raise MachineConfigurationError(
+                f"{path}: no driver in {driver}; give a newer virtio-win ISO, or correct features.virtio_folder"
+                f" of profile {profile.name!r}"
+            )
+
+
+def _has_driver(iso: Any, kind: str, driver: str) -> bool:
     from pycdlib.pycdlibexception import PyCdlibInvalidInput
 
     try:
-        children = list(iso.list_children(**{kind: f"/{driver}"}))  # type: ignore[attr-defined]
+        children = list(iso.list_children(**{kind: f"/{driver}"}))
     except PyCdlibInvalidInput:
         return False
     encoding = "utf-16-be" if kind == "joliet_path" else "utf-8"
