@@ -92,7 +92,7 @@ def test_every_profile_becomes_a_sealed_image(workshop, profile):
     assert workshop.listener.done == STAGES
     assert workshop.images.names() == (profile.name,)
     assert workshop.images.verify(profile.name) == ()
-    assert image.manifest.profile == profile
+    assert image.manifest.profile == profile.without_product_key()
     assert image.manifest.guest.build == profile.media.build
     assert image.manifest.created == "2026-01-31T12:00:00Z"
     assert image.manifest.tools["process-host"] == "1"
@@ -347,6 +347,18 @@ def test_no_secret_leaves_the_file_that_is_for_it(workshop, caplog, capfd):
     assert stat.S_IMODE((image.folder / credentials.FILE_NAME).stat().st_mode) == 0o600
 
 
+def test_a_product_key_is_in_no_file_of_the_image(workshop, caplog):
+    """It may be someone's licence; who may read an image's manifest need not know it."""
+    caplog.set_level(logging.DEBUG)
+    key = "AAAAA-BBBBB-CCCCC-DDDDD-EEEEE"
+    profile = replace(WIN11, answers=replace(WIN11.answers, product_key=key))
+    image = workshop.build(profile)
+
+    assert [path.name for path in image.folder.iterdir() if key.encode() in path.read_bytes()] == []
+    assert key not in caplog.text
+    assert image.manifest.profile == replace(profile, answers=replace(profile.answers, product_key=None))
+
+
 def test_the_log_tells_each_stage_and_step_with_its_time(workshop):
     image = workshop.build()
     text = (image.folder / build_module.LOG).read_text()
@@ -396,4 +408,4 @@ def test_a_manifest_is_read_as_it_was_written(workshop):
 
     assert read_manifest(image.folder / "manifest.json") == image.manifest
     value = json.loads((image.folder / "manifest.json").read_text())
-    assert Profile.from_mapping(value["profile"], "manifest") == WIN11
+    assert Profile.from_mapping(value["profile"], "manifest") == WIN11.without_product_key()

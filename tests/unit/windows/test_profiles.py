@@ -235,6 +235,14 @@ def test_a_wrong_table_is_named(text, message):
         profiles.shipped().with_table(table(text), "pyproject.toml")
 
 
+@pytest.mark.parametrize("key", ["aaaaa-BBBBB-CCCCC-DDDDD-EEEEE", "AAAAA-BBBBB-CCCCC-DDDDD-EEEEE ", 12345])
+def test_a_product_key_that_does_not_fit_is_not_quoted(key):
+    with pytest.raises(MachineConfigurationError, match=r"answers\.product_key: ") as refused:
+        Profile.from_mapping(changed("answers", "product_key", value=key), "test")
+
+    assert "BBBBB" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "zone",
     [

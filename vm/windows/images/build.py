@@ -178,7 +178,8 @@ class ImageBuild:
             content = read_manifest(path)
         except MachineConfigurationError:
             content = None
-        if content is None or content.profile != self._request.profile or content.name != self._request.name:
+        profile = self._request.profile.without_product_key()
+        if content is None or content.profile != profile or content.name != self._request.name:
             path.unlink()
             return None
         return content
@@ -312,7 +313,7 @@ class ImageBuild:
         return Manifest(
             name=self._request.name,
             created=self._now().strftime("%Y-%m-%dT%H:%M:%SZ"),
-            profile=self._request.profile,
+            profile=self._request.profile.without_product_key(),
             source=Source(**source),
             guest=self._guest(),
             observed=dict(runner.facts("probe")) if self._probe is not None else {},

@@ -63,7 +63,7 @@ class Manifest:
     Attributes:
         name: the image's name.
         created: when it was sealed, UTC, as ``2026-01-31T12:00:00Z``.
-        profile: the profile as it was then.
+        profile: the profile as it was then, without its product key.
         source: what it was installed from.
         guest: what the guest said of itself at the end of its set-up.
         observed: what was seen of it at its first start afterwards, by name; empty when nobody looked.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from vm.windows.strict import Place, choice, flag, part, read, text, texts, whole, write
@@ -172,7 +172,7 @@ class Answers:
     administrator: str = text(_ACCOUNT, "at most 20 letters, digits, _ and -", default="ntproof-admin")
     standard_user: str = text(_ACCOUNT, "at most 20 letters, digits, _ and -", default="ntproof-user")
     product_key: str | None = text(
-        r"[A-Z0-9]{5}(?:-[A-Z0-9]{5}){4}", "five groups of five capitals and digits", default=None
+        r"[A-Z0-9]{5}(?:-[A-Z0-9]{5}){4}", "five groups of five capitals and digits", default=None, quoted=False
     )
 
 
@@ -246,6 +246,10 @@ class Profile:
     def to_mapping(self) -> dict[str, object]:
         """The content of the TOML file that `from_mapping` reads."""
         return write(self)
+
+    def without_product_key(self) -> Profile:
+        """The profile as others may read it: the key may be someone's licence."""
+        return replace(self, answers=replace(self.answers, product_key=None))
 
     @property
     def needs_virtio_drivers(self) -> bool:
