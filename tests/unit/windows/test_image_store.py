@@ -82,6 +82,29 @@ def test_a_sealed_image_is_read_only(images):
     assert set(modes.values()) == {0o444}
 
 
+def test_a_manifest_that_was_closed_already_is_replaced_and_not_written(tmp_path, monkeypatch):
+    """As when sealing was interrupted between its parts: an ordinary user cannot write to what is read-only."""
+    workshop = Workshop(tmp_path)
+
+    class Stopped(BaseException):
+        pass
+
+    def stop(source, target):
+        raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", stop)
+        with pytest.raises(Stopped):
+            workshop.build()
+    closed = tmp_path / "images" / ".builds" / NAME / "manifest.json"
+    assert closed.stat().st_mode & 0o777 == 0o444
+    (tmp_path / "other-name").hardlink_to(closed)
+    workshop.build()
+
+    assert (tmp_path / "other-name").stat().st_nlink == 1
+    assert workshop.images.verify(NAME) == ()
+
+
 def test_a_changed_byte_is_found(images):
     with unseal(images, DISK).open("r+b") as stream:
         stream.seek(5000)

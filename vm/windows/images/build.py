@@ -161,7 +161,7 @@ class ImageBuild:
             with _logged_to(self.folder / LOG):
                 self._runner.run(self._stages())
             content = self._manifest()
-            (self.folder / manifest.FILE_NAME).write_text(content.to_json(), encoding="utf-8")
+            manifest.save_manifest(content, self.folder)
         kept = {file.name for file in content.files} | {credentials.FILE_NAME, manifest.FILE_NAME}
         # The answer medium holds passwords, and the rest is of no more use.
         for path in self.folder.iterdir():

@@ -207,8 +207,7 @@ class ImageStore:
         """
         target = self.root / content.name
         try:
-            path = folder / manifest.FILE_NAME
-            path.write_text(content.to_json(), encoding="utf-8")
+            manifest.save_manifest(content, folder)
             for file in (*(file.name for file in content.files), manifest.FILE_NAME):
                 (folder / file).chmod(SEALED_FILE)
             # A folder that cannot be written cannot be moved either, so that it is closed afterwards.
