@@ -257,6 +257,24 @@ def test_a_build_that_was_stopped_while_it_sealed_is_sealed_next_time(workshop, 
     assert workshop.images.verify("win11-24h2") == ()
 
 
+def test_a_build_that_lost_its_disk_while_it_was_sealed_is_done_again(workshop, monkeypatch):
+    class Stopped(BaseException):
+        pass
+
+    def stop(self, folder, content):
+        raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ImageStore, "admit", stop)
+        with pytest.raises(Stopped):
+            workshop.build()
+    (workshop.images.root / ".builds" / "win11-24h2" / "disk.qcow2").unlink()
+    workshop.build()
+
+    assert workshop.listener.done == STAGES
+    assert workshop.images.verify("win11-24h2") == ()
+
+
 def test_a_second_build_of_the_same_image_is_refused_until_it_is_sealed(workshop, monkeypatch):
     refused = []
     admit = ImageStore.admit

@@ -178,11 +178,18 @@ class ImageBuild:
             content = read_manifest(path)
         except MachineConfigurationError:
             content = None
-        profile = self._request.profile.without_product_key()
-        if content is None or content.profile != profile or content.name != self._request.name:
-            path.unlink()
-            return None
-        return content
+        if content is not None and self._is_complete(content):
+            return content
+        path.unlink()
+        return None
+
+    def _is_complete(self, content: Manifest) -> bool:
+        """Whether a manifest is of what is built here, with all its files."""
+        asked_for = self._request.profile.without_product_key()
+        names = (credentials.FILE_NAME, *(file.name for file in content.files))
+        return (content.name, content.profile) == (self._request.name, asked_for) and all(
+            (self.folder / name).is_file() for name in names
+        )
 
     def _stages(self) -> list[Stage]:
         request = self._request
