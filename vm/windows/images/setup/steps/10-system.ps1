@@ -12,7 +12,7 @@ if ($build -ne $Data.build) {
     throw ('Windows build {0} was installed, the profile says {1}' -f $build, $Data.build)
 }
 
-foreach ($setting in 'standby-timeout-ac', 'hibernate-timeout-ac', 'monitor-timeout-ac') {
+foreach ($setting in 'standby-timeout-ac', 'monitor-timeout-ac') {
     Invoke-Program -Name 'powercfg.exe' -Arguments '/change', $setting, '0' | Out-Null
 }
 # Fast startup would resume a hibernated kernel where a boot is expected. A guest without hibernation answers 1.
