@@ -86,6 +86,13 @@ def test_memory_integrity_asks_for_secure_boot_only_where_it_is_on():
     assert registry_values(script)["RequirePlatformSecurityFeatures"] == "([int] $secureBoot)"
 
 
+def test_a_guest_in_another_time_zone_reads_its_machine_s_clock_as_it_is_set():
+    """The machine's clock shows UTC, and no network corrects what the guest makes of it."""
+    script = (FOLDER / "steps" / "10-system.ps1").read_bytes()
+
+    assert registry_values(script)["RealTimeIsUniversal"] == "1"
+
+
 def test_the_host_key_is_read_when_the_server_listens():
     """The service counts as running before it makes its keys."""
     names = [call.name for call in calls((FOLDER / "steps" / "30-openssh.ps1").read_bytes())]
