@@ -133,9 +133,16 @@ static const char *launch_by_child(const PROCESS *creator, const TEXT *image, co
     launched->process.dwProcessId = reply.Pid;
     launched->process.dwThreadId = reply.Tid;
     launched->process.hProcess = take_over(creator->process, reply.Process);
-    launched->process.hThread = take_over(creator->process, reply.Thread);
-    if (reply.Error == ERROR_SUCCESS && (launched->process.hProcess == NULL || launched->process.hThread == NULL)) {
+    if (launched->process.hProcess != NULL) {
+        launched->process.hThread = take_over(creator->process, reply.Thread);
+    }
+    if (reply.Error == ERROR_SUCCESS && launched->process.hThread == NULL) {
         *order_error = GetLastError();
+        if (launched->process.hProcess != NULL) {
+            /* It cannot be resumed, and the plan has no name for it. */
+            TerminateProcess(launched->process.hProcess, *order_error);
+            CloseHandle(launched->process.hProcess);
+        }
         return "creator-unreachable";
     }
     return NULL;
@@ -322,7 +329,8 @@ const char *process_exit(REQUEST *request, ANSWER *answer)
     if (error != ERROR_SUCCESS) {
         return error == ERROR_PROCESS_ABORTED ? "process-gone" : "process-unreachable";
     }
-    answer_end(process, deadline, answer);
+    /* order_send has waited for the end until the deadline already. */
+    answer_end(process, 0, answer);
     return NULL;
 }
 
