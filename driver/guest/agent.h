@@ -41,6 +41,9 @@ OPERATION device_cancel;
 OPERATION stream_start;
 OPERATION stream_stop;
 
+/* Whether a stream's thread may still use this handle. */
+BOOL stream_runs_on(HANDLE device);
+
 /* services.c */
 OPERATION service_create;
 OPERATION service_delete;

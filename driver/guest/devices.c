@@ -112,6 +112,10 @@ const char *device_close(REQUEST *request, ANSWER *answer)
 {
     DEVICE *device = named_device(request);
 
+    if (device != NULL && stream_runs_on(device->file)) {
+        /* Its thread would go on with the number of the handle, which may be another device's by then. */
+        request_fail(request, "a stream runs on the device; stop it first", NULL);
+    }
     if (device == NULL || !request_complete(request)) {
         return NULL;
     }
