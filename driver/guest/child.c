@@ -137,8 +137,7 @@ static BOOL obey_spawn(HANDLE pipe, const ORDER *order)
         spawn.command_line = command_line;
         reply.Magic = ORDER_MAGIC;
         reply.CallingTid = GetCurrentThreadId();
-        reply.Error = spawn_suspended(&spawn, &created);
-        reply.Status = reply.Error == ERROR_SUCCESS ? 0 : (ULONG)RtlGetLastNtStatus();
+        reply.Error = spawn_suspended(&spawn, &created, &reply.Status);
         reply.Pid = created.dwProcessId;
         reply.Tid = created.dwThreadId;
         reply.Process = (ULONG_PTR)created.hProcess;

@@ -154,8 +154,7 @@ static void launch_here(const TEXT *image, const TEXT *command_line, HANDLE pare
 
     launched->creator_pid = GetCurrentProcessId();
     launched->creator_tid = GetCurrentThreadId();
-    launched->error = spawn_suspended(&spawn, &launched->process);
-    launched->status = launched->error == ERROR_SUCCESS ? 0 : (ULONG)RtlGetLastNtStatus();
+    launched->error = spawn_suspended(&spawn, &launched->process, &launched->status);
 }
 
 static void answer_launch(ANSWER *answer, const TEXT *image, const TEXT *command_line, const LAUNCHED *launched)
@@ -163,7 +162,7 @@ static void answer_launch(ANSWER *answer, const TEXT *image, const TEXT *command
     BOOL made = launched->error == ERROR_SUCCESS;
 
     answer_number(answer, "win32_error", launched->error);
-    answer_number(answer, "status", launched->status);
+    answer_optional_number(answer, "status", made || launched->status != 0, launched->status);
     answer_optional_number(answer, "pid", made, launched->process.dwProcessId);
     answer_optional_number(answer, "tid", made, launched->process.dwThreadId);
     answer_number(answer, "creator_pid", launched->creator_pid);

@@ -101,6 +101,15 @@ def test_a_device_that_is_not_there_gives_the_error_of_the_system(agent):
     assert agent.do("open", device="d", path="\\\\.\\NoSuchDevice", read=True)["win32_error"] == ERROR_FILE_NOT_FOUND
 
 
+def test_a_path_that_reaches_no_system_service_does_not_get_the_status_of_an_earlier_call(agent):
+    agent.do("open", device="d", path="\\\\.\\NoSuchDevice", read=True)
+
+    answer = agent.do("open", device="d", path="x" * 32767, read=True)
+
+    assert answer["win32_error"] != 0
+    assert answer["status"] is None
+
+
 def test_the_reference_driver_tells_its_version(reference, abi):
     answer = control(reference, abi.integer("IOCTL_PROCNOTIFY_GET_VERSION"), size=abi.version_size)
 

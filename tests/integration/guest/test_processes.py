@@ -136,6 +136,19 @@ def test_a_launch_of_a_missing_file_is_ground_truth_and_no_mistake(agent, by_chi
     agent.launch("a")
 
 
+@pytest.mark.parametrize("by_child", [False, True])
+def test_a_launch_does_not_tell_the_status_of_an_earlier_call(agent, by_child):
+    agent.launch("creator")
+    creator = {"creator": "creator"} if by_child else {}
+    earlier = agent.do("launch", process="a", image="C:\\ntproof\\missing.exe", **creator)
+    assert earlier["status"] == STATUS_OBJECT_NAME_NOT_FOUND
+
+    # A search along the path ends with an error that no system service gave.
+    answer = agent.do("launch", process="a", command_line="no-such-program", **creator)
+
+    assert (answer["win32_error"], answer["status"]) == (ERROR_FILE_NOT_FOUND, None)
+
+
 @pytest.mark.parametrize("content", [b"", b"MZ", b"no program" * 500])
 def test_a_file_that_is_no_program_gives_the_error_of_the_system(agent, wine, content):
     (wine.folder / "broken.exe").write_bytes(content)
