@@ -130,6 +130,8 @@ static DWORD exchange(const CONNECTION *connection, const ORDER *order, const TE
         error = transfer(connection, FALSE, (BYTE *)reply, sizeof(*reply));
         if (error == ERROR_SUCCESS && reply->Magic != ORDER_MAGIC) {
             error = ERROR_INVALID_DATA;
+        } else if (error == ERROR_TIMEOUT) {
+            error = ERROR_IO_PENDING;
         }
     }
     return error == ERROR_SUCCESS && text != NULL ? receive_text(connection, reply->TextUnits, text) : error;

@@ -123,6 +123,11 @@ static const char *launch_by_child(const PROCESS *creator, const TEXT *image, co
     }
     order.Parent = (ULONG_PTR)given;
     *order_error = order_send(creator->pid, creator->process, &order, image, command_line, &reply, NULL, deadline);
+    if (*order_error == ERROR_IO_PENDING) {
+        /* It makes the call, and something such as a driver's notify routine keeps it from returning. */
+        *order_error = ERROR_TIMEOUT;
+        return "stuck";
+    }
     if (*order_error != ERROR_SUCCESS) {
         return "creator-unreachable";
     }

@@ -233,11 +233,19 @@ def test_a_process_that_is_created_too_late_is_not_left_behind(agent, wine):
     # It takes this order once it is done with the one before.
     agent.do("describe", process="slow")
 
-    assert (answer["error"], answer["win32_error"]) == ("creator-unreachable", ERROR_TIMEOUT)
+    assert (answer["error"], answer["win32_error"]) == ("stuck", ERROR_TIMEOUT)
     end = time.monotonic() + DEADLINE
     while processes_named(late):
         assert time.monotonic() < end, "a suspended process is left that nobody knows of"
     agent.launch("a")
+
+
+def test_a_creator_that_was_never_given_the_order_is_unreachable_and_not_stuck(agent):
+    agent.launch("creator", suspended=True)
+
+    answer = agent.ask("launch", process="a", image=CHILD, creator="creator", deadline_ms=200)
+
+    assert (answer["error"], answer["win32_error"]) == ("creator-unreachable", ERROR_TIMEOUT)
 
 
 def test_the_deadline_of_an_exit_is_one_for_order_and_end_together(agent, wine):
