@@ -16,8 +16,9 @@ typedef const char *OPERATION(REQUEST *request, ANSWER *answer);
 
 #define NAME_UNITS_MAXIMUM 128u
 
-/* processes.c */
+/* processes.c: the job that every process dies with; closing ends those that could not be brought into it. */
 BOOL processes_open(void);
+void processes_close(void);
 OPERATION process_launch;
 OPERATION process_resume;
 OPERATION process_exit;

@@ -13,6 +13,8 @@ typedef struct PROCESS {
     /* The first thread while it is suspended, else NULL. */
     HANDLE thread;
     ULONG pid;
+    /* FALSE for one that was born into a job that this program's is not part of. */
+    BOOL in_job;
 } PROCESS;
 
 static struct {
@@ -30,6 +32,15 @@ BOOL processes_open(void)
     processes.job = CreateJobObjectW(NULL, NULL);
     return processes.job != NULL && SetInformationJobObject(processes.job, JobObjectExtendedLimitInformation, &limits,
                                                             sizeof(limits));
+}
+
+void processes_close(void)
+{
+    for (ULONG index = 0; index < processes.count; index++) {
+        if (!processes.entries[index]->in_job) {
+            TerminateProcess(processes.entries[index]->process, 1);
+        }
+    }
 }
 
 static PROCESS *find_label(const TEXT *label)
@@ -183,12 +194,11 @@ static void answer_launch(ANSWER *answer, const TEXT *image, const TEXT *command
 /* Brings a made process into the job and the table, and lets it run unless it stays suspended. */
 static void keep(PROCESS *entry, const LAUNCHED *launched, BOOL suspended, ANSWER *answer)
 {
-    BOOL in_job = AssignProcessToJobObject(processes.job, launched->process.hProcess);
-
+    entry->in_job = AssignProcessToJobObject(processes.job, launched->process.hProcess);
     entry->process = launched->process.hProcess;
     entry->pid = launched->process.dwProcessId;
     processes.entries[processes.count++] = entry;
-    answer_boolean(answer, "in_job", in_job);
+    answer_boolean(answer, "in_job", entry->in_job);
     answer_boolean(answer, "suspended", suspended);
     if (suspended) {
         entry->thread = launched->process.hThread;

@@ -274,6 +274,23 @@ def test_every_process_dies_with_the_agent(wine):
         assert time.monotonic() < end, "processes outlive the agent"
 
 
+def test_a_process_of_another_job_dies_with_the_agent_that_launched_it(agent, wine):
+    name = child_named(wine, "adopted")
+    parent = agent.launch("parent")["pid"]
+    other = Agent(wine)
+    other.launch("own")
+
+    # It is born into its parent's job, which the other agent's job is not part of.
+    launched = other.launch("a", image=f"{GUEST_FOLDER}\\{name}", parent=parent)
+    other.do("describe", process="a")
+    assert other.close() == 0
+
+    assert launched["in_job"] is False
+    end = time.monotonic() + DEADLINE
+    while processes_named(name):
+        assert time.monotonic() < end, "the process outlives the agent"
+
+
 def test_a_plan_is_read_from_a_file(wine):
     steps = [
         {"op": "launch", "process": "a", "image": CHILD},
