@@ -137,7 +137,8 @@ static DWORD exchange(const CONNECTION *connection, const ORDER *order, const TE
     return error == ERROR_SUCCESS && text != NULL ? receive_text(connection, reply->TextUnits, text) : error;
 }
 
-/* The pipe is busy for the moment that the child needs to leave the connection before this one. */
+/* The pipe is busy for the moment that the child needs to leave the connection before this one. Its name can be guessed:
+ * whoever serves it may learn who calls, but not act in the caller's name. */
 static DWORD open_pipe(CONNECTION *connection, ULONG pid)
 {
     WCHAR name[CHILD_NAME_UNITS];
@@ -148,7 +149,8 @@ static DWORD open_pipe(CONNECTION *connection, ULONG pid)
         DWORD error;
 
         connection->pipe =
-            CreateFileW(name, GENERIC_READ | GENERIC_WRITE, 0, NULL, OPEN_EXISTING, FILE_FLAG_OVERLAPPED, NULL);
+            CreateFileW(name, GENERIC_READ | GENERIC_WRITE, 0, NULL, OPEN_EXISTING,
+                        FILE_FLAG_OVERLAPPED | SECURITY_SQOS_PRESENT | SECURITY_IDENTIFICATION, NULL);
         if (connection->pipe != INVALID_HANDLE_VALUE) {
             return ERROR_SUCCESS;
         }
