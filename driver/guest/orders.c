@@ -165,6 +165,21 @@ static DWORD open_pipe(CONNECTION *connection, ULONG pid)
     }
 }
 
+/* What an error means that came of the pipe: it breaks a moment before the end of its process can be seen. */
+static DWORD meaning(const CONNECTION *connection, DWORD error)
+{
+    switch (error) {
+    case ERROR_FILE_NOT_FOUND:
+    case ERROR_BROKEN_PIPE:
+    case ERROR_NO_DATA:
+    case ERROR_PIPE_NOT_CONNECTED:
+        return WaitForSingleObject(connection->process, remaining(connection)) == WAIT_OBJECT_0 ? ERROR_PROCESS_ABORTED
+                                                                                                : error;
+    default:
+        return error;
+    }
+}
+
 DWORD order_send(ULONG pid, HANDLE process, const ORDER *order, const TEXT *image, const TEXT *command_line,
                  ORDER_REPLY *reply, TEXT *text, ULONG deadline)
 {
@@ -184,5 +199,5 @@ DWORD order_send(ULONG pid, HANDLE process, const ORDER *order, const TEXT *imag
         CloseHandle(connection.pipe);
     }
     CloseHandle(connection.event);
-    return error;
+    return meaning(&connection, error);
 }

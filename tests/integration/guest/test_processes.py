@@ -14,6 +14,7 @@ import pytest
 from tests.integration.guest.wine import CHILD, DEADLINE, GUEST_FOLDER, Agent
 
 ERROR_FILE_NOT_FOUND = 2
+ERROR_PROCESS_ABORTED = 1067
 ERROR_TIMEOUT = 1460
 STATUS_OBJECT_NAME_NOT_FOUND = 0xC0000034
 SECOND = 10_000_000
@@ -220,9 +221,10 @@ def standing_still(agent, wine, label):
     (pid,) = processes_named(name)
     os.kill(pid, signal.SIGSTOP)
     try:
-        yield
+        yield pid
     finally:
-        os.kill(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def test_a_process_that_is_created_too_late_is_not_left_behind(agent, wine):
@@ -246,6 +248,14 @@ def test_a_creator_that_was_never_given_the_order_is_unreachable_and_not_stuck(a
     answer = agent.ask("launch", process="a", image=CHILD, creator="creator", deadline_ms=200)
 
     assert (answer["error"], answer["win32_error"]) == ("creator-unreachable", ERROR_TIMEOUT)
+
+
+def test_a_process_that_ends_with_an_order_in_its_pipe_is_reported_as_gone(agent, wine):
+    with standing_still(agent, wine, "victim") as pid:
+        order = json.dumps({"op": "describe", "process": "victim"}).encode()
+        answer = agent.send(order, meanwhile=lambda: os.kill(pid, signal.SIGKILL))
+
+    assert (answer["error"], answer["win32_error"]) == ("process-gone", ERROR_PROCESS_ABORTED)
 
 
 def test_the_deadline_of_an_exit_is_one_for_order_and_end_together(agent, wine):
