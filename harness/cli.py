@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import pkgutil
 import sys
@@ -23,11 +24,13 @@ OUTPUT_CLOSED = 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``ntproof`` with these arguments and return its exit code; see `harness.exit_codes`."""
-    parser = _parser()
     try:
         if sys.stdout is None:
             raise MachineBroken("standard output is closed; send it to /dev/null if nobody is to read it")
-        arguments = parser.parse_args(argv)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # Names are of any language, and the locale of a pipeline often knows ASCII alone.
+            sys.stdout.reconfigure(errors="backslashreplace")
+        arguments = _parser().parse_args(argv)
         return _said(int(arguments.run(arguments)))
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else ExitCode.USER_ERROR

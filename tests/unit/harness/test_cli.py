@@ -184,6 +184,37 @@ def test_output_that_cannot_be_written_is_one_message(files):
     assert run.returncode == ExitCode.MACHINE_ERROR
 
 
+def test_a_name_that_no_terminal_should_get_is_shown_escaped(files, capsys):
+    stored = files / "none.jsonl"
+    stored.write_text(
+        stored.read_text().replace('"scenario": "everything"', '"scenario": "\\ud800 \\u001b[31m\\u202e é"')
+    )
+
+    assert cli.main(["check", str(stored)]) == ExitCode.PASSED
+    assert capsys.readouterr().out.startswith("\\ud800 \\x1b[31m\\u202e é: passed (")
+
+
+def test_output_that_takes_ascii_alone_gets_every_name(files, monkeypatch):
+    stored = files / "none.jsonl"
+    stored.write_text(stored.read_text().replace('"scenario": "everything"', '"scenario": "\\u00e9"'))
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+
+    run = ntproof("check", str(stored), stdout=subprocess.PIPE)
+
+    assert run.stdout.startswith("\\xe9: passed (")
+    assert run.returncode == ExitCode.PASSED
+
+
+def test_an_interruption_while_the_commands_are_loaded_is_one_message(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_parser", interrupted)
+
+    assert cli.main([]) == cli.INTERRUPTED
+    assert capsys.readouterr().err == "ntproof: interrupted\n"
+
+
 def test_closed_output_is_one_message(files):
     run = ntproof("check", str(files / "none.jsonl"), preexec_fn=lambda: os.close(1))
 
