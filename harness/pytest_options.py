@@ -130,7 +130,7 @@ def add_options(parser: pytest.Parser) -> None:
         action="store",
         default=None,
         metavar="DIR",
-        help="folder for what is kept of crashes and hangs, a folder for each test (default: artefacts of "
+        help="folder for what shows why tests failed, a folder for each (default: artefacts of "
         "[tool.ntproof], else a folder for each run below build/artefacts; the last five runs stay)",
     )
 

@@ -25,7 +25,7 @@ class Settings:
     Attributes:
         connect: libvirt URI of the hypervisor.
         slots: how many machines of one image may run on the hypervisor at once.
-        artefacts: folder for what is kept of crashes and hangs; relative to the pyproject.toml.
+        artefacts: folder for what shows why tests failed; relative to the pyproject.toml.
         verifier: Driver Verifier's settings for the driver, as ``--verifier`` takes them.
     """
 
