@@ -47,8 +47,7 @@ def project_table(name: str, start: Path | None = None) -> ProjectTable | None:
     Raises:
         InputError: the file cannot be read or is no TOML, or what has the table's name is no table.
     """
-    folder = (start or Path.cwd()).resolve()
-    file = next((place / FILE for place in (folder, *folder.parents) if (place / FILE).is_file()), None)
+    file = nearest_project(start or Path.cwd())
     if file is None:
         return None
     full = f"{NTPROOF}.{name}"
@@ -58,6 +57,12 @@ def project_table(name: str, start: Path | None = None) -> ProjectTable | None:
     if not isinstance(found[name], dict):
         raise InputError(f"{file}: {full}: expected a table")
     return ProjectTable(file, full, found[name])
+
+
+def nearest_project(start: Path) -> Path | None:
+    """The pyproject.toml of a folder or of the nearest of its parents that has one; None where none has."""
+    folder = start.resolve()
+    return next((place / FILE for place in (folder, *folder.parents) if (place / FILE).is_file()), None)
 
 
 def ntproof_table(file: Path) -> dict[str, Any]:

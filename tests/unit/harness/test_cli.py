@@ -122,7 +122,12 @@ def test_every_history_is_replayed_on_one_machine_that_is_reset_between_them(cap
         (["run", "nowhere.json"], "nowhere.json: cannot read it"),
         (["replay", "{histories}", "--id", "nobody"], "no history nobody"),
         (["check", "{scenario}", "{histories}"], "a recorded history has no scenario"),
-        (["check", "{scenario}"], "not JSON"),
+        (["check", "{scenario}"], "one JSON object a line, which a scenario has not"),
+        (["check", "{capture}", "{scenario}"], "of two files the first is the scenario, the second the capture"),
+        (["replay", "{capture}"], "a capture, not recorded histories; 'ntproof check' judges it"),
+        (["replay", "{empty}"], "the file is empty"),
+        (["run", "{scenario}", "--verifier", "x"], "error: --verifier x: Driver Verifier has no option 'x'"),
+        (["build", "--out", "{binary}"], "binary: File exists; name a folder that can be written"),
         (["check", "{empty}"], "the file is empty"),
         (["check", "{binary}"], "not UTF-8"),
         (["run", "{scenario}", "--driver", "nothing.sys"], "nothing.sys: no such file"),
@@ -137,7 +142,7 @@ def test_a_mistake_of_the_user_is_one_message_and_exit_code_2(files, capsys, arg
     (files / "empty").write_text("\n\n")
     (files / "binary").write_bytes(b"\xff\xfe\x00")
     names = {"histories": histories_file(), "scenario": files / "scenario.json"}
-    names |= {"empty": files / "empty", "binary": files / "binary", "folder": files}
+    names |= {"empty": files / "empty", "binary": files / "binary", "folder": files, "capture": files / "none.jsonl"}
 
     assert cli.main([argument.format(**names) for argument in arguments]) == ExitCode.USER_ERROR
 
