@@ -69,7 +69,8 @@ def skipping() -> Iterator[None]:
     except UnsupportedByMachine as error:
         pytest.skip(f"the machine cannot do this: {error}")
     except StationUnusable as error:
-        pytest.skip(f"not run after an earlier error: {error}")
+        first, *_ = str(error).splitlines() or [""]
+        pytest.skip(f"not run after an earlier error: {first}")
 
 
 def place_on_owner(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:

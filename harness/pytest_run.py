@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -120,7 +120,11 @@ class Run:
 
     def _progress(self, text: str) -> None:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
-        if isinstance(reporter, pytest.TerminalReporter):
+        if not isinstance(reporter, pytest.TerminalReporter):
+            return
+        # While a test is set up and runs, pytest captures what its own reporter writes as well.
+        capture = self._config.pluginmanager.get_plugin("capturemanager")
+        with capture.global_and_fixture_disabled() if capture is not None else nullcontext():
             reporter.ensure_newline()
             for line in text.splitlines():
                 reporter.write_line(line)

@@ -177,3 +177,9 @@ class TestWindowsMachines:
 
     def test_what_a_machine_says_of_its_progress_is_shown(self, run):
         run(PASSES, vm="slow").stdout.fnmatch_lines(["waiting for the guest", "ntproof: fake: build 19041"])
+
+    @pytest.mark.parametrize("capture", ["fd", "sys", "no"])
+    def test_so_is_that_of_one_that_is_made_while_a_test_is_set_up(self, run, capture):
+        result = run(PASSES, f"--capture={capture}", vm="other,slow", subprocess=True)
+        result.assert_outcomes(passed=2)
+        result.stdout.fnmatch_lines(["waiting for the guest"])

@@ -524,10 +524,11 @@ class TestFixtures:
         from harness.errors import BuildError
 
         def fail(name: str, **_options: object) -> None:
-            raise BuildError("procnotify/entry.c:12: error: expected ';'")
+            raise BuildError("procnotify/entry.c:12: error: expected ';'\n   12 | return 0")
 
         monkeypatch.setattr("harness.build.build_driver", fail)
         tests = f"def test_one({fixture}): pass\ndef test_two({fixture}): pass\n"
         result = run(tests, driver=False)
         result.assert_outcomes(errors=1, skipped=1)
         result.stdout.fnmatch_lines(["E   BuildError: procnotify/entry.c:12: error: expected ';'"])
+        assert result.stdout.str().count("12 | return 0") == 1
