@@ -17,6 +17,7 @@ the same way. Names are compared without case, as file systems do.
 from __future__ import annotations
 
 import enum
+import functools
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -69,6 +70,7 @@ def upper_case(text: str) -> str:
     return "".join(unit if len(up := unit.upper()) != 1 else up for unit in text)
 
 
+@functools.lru_cache(maxsize=1024)
 def parse_image(name: str) -> ImagePath | None:
     """Take an image name apart; None for a name that is no path, such as that of a minimal process (``Registry``)."""
     text = upper_case(name)
