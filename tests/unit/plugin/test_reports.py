@@ -61,6 +61,13 @@ class TestHeader:
         result.assert_outcomes(passed=1)
         assert "ntproof" not in re.sub(r"(?m)^plugins:.*$", "", result.stdout.str())
 
+    @pytest.mark.parametrize("xdist", [(), ("-n", "1", "-p", "xdist.plugin")], ids=["alone", "xdist"])
+    def test_a_run_whose_tests_bring_their_own_drivers_builds_and_names_none(self, run, monkeypatch, xdist):
+        monkeypatch.setattr("harness.build.build_driver", None)
+        result = run("def test_it(clean_machine): pass", *xdist, driver=False)
+        result.assert_outcomes(passed=1)
+        result.stdout.fnmatch_lines(["ntproof: machine fake", "ntproof: fake: build 19041"])
+
     def test_collecting_alone_says_nothing(self, run):
         assert "ntproof: machine" not in run("def test_it(machine): pass", "--collect-only").stdout.str()
 
