@@ -9,6 +9,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from harness import commands
 from harness.abi import AbiViolation
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Tests Windows kernel drivers that watch and veto process creation.",
         epilog=f"Exit codes: {codes}.",
     )
+    parser.add_argument("--version", action="version", version=f"ntproof {version('ntproof')}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for found in pkgutil.iter_modules(commands.__path__):
         if found.name.startswith("_"):

@@ -33,8 +33,8 @@ class ProjectTable:
         return f"{self.file}: {self.name}"
 
     def path(self, value: str) -> Path:
-        """A path of the table: from the user's home folder with ~, else relative to the file's folder."""
-        return self.file.parent / Path(value).expanduser()
+        """A path of the table, see `path_in`. Raises InputError."""
+        return path_in(self.file, value)
 
 
 def project_table(name: str, start: Path | None = None) -> ProjectTable | None:
@@ -57,6 +57,18 @@ def project_table(name: str, start: Path | None = None) -> ProjectTable | None:
     if not isinstance(found[name], dict):
         raise InputError(f"{file}: {full}: expected a table")
     return ProjectTable(file, full, found[name])
+
+
+def path_in(file: Path, value: str) -> Path:
+    """A path that a pyproject.toml names: from a user's home folder with ~, else relative to the file's folder.
+
+    Raises:
+        InputError: there is no user of that name.
+    """
+    try:
+        return file.parent / Path(value).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{file}: {value}: no home folder of such a user; name the path from the root") from error
 
 
 def nearest_project(start: Path) -> Path | None:

@@ -164,7 +164,7 @@ def parse_options(config: pytest.Config) -> Options:
         toolchain,
         connect=connect if connect is not None or own is None else own.connect,
         slots=_slots(slots) if slots is not None else own.slots if own is not None else DEFAULT_SLOTS,
-        artefacts=_folder(artefacts) if artefacts is not None else None if project is None else project.artefacts,
+        artefacts=_folder(artefacts) if artefacts is not None else _own_folder(project),
         verifier=_verifier(config.getoption("--verifier"), None if own is None else own.verifier),
         witness=config.getoption("--witness"),
         worker=getattr(config, "workerinput", {}).get("workerid", MAIN),
@@ -268,6 +268,17 @@ def _folder(given: str) -> Path:
     if path.exists() and not path.is_dir():
         raise pytest.UsageError(f"--artefacts {given}: not a folder; give the path of a folder, which need not exist")
     return path
+
+
+def _own_folder(project: Project | None) -> Path | None:
+    if project is None:
+        return None
+    from harness.errors import InputError
+
+    try:
+        return project.artefacts
+    except InputError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def _driver(given: str) -> Path:

@@ -239,6 +239,11 @@ def test_a_reader_that_goes_away_never_turns_a_failure_into_a_pass(files):
     assert run.returncode == cli.OUTPUT_CLOSED
 
 
+def test_the_version_is_that_of_the_distribution(capsys):
+    assert cli.main(["--version"]) == 0
+    assert re.fullmatch(r"ntproof \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
 def test_help_names_the_exit_codes(capsys):
     assert cli.main(["--help"]) == 0
     assert "0 passed, 1 driver failed, 2 user error, 3 machine error" in " ".join(capsys.readouterr().out.split())

@@ -117,6 +117,12 @@ class TestWindowsMachines:
         what = "options.connect, options.slots, options.artefacts.name"
         self.asks(run, what, ("qemu+ssh://lab/system", 8, "evidence"), artefacts=False).assert_outcomes(passed=1)
 
+    def test_a_folder_of_the_project_may_begin_at_the_users_home(self, run, pytester, monkeypatch):
+        monkeypatch.setenv("HOME", str(pytester.path / "home"))
+        (pytester.path / "pyproject.toml").write_text('[tool.ntproof]\nartefacts = "~/evidence"\n')
+        what = "options.artefacts.parts[-2:]"
+        self.asks(run, what, ("home", "evidence"), artefacts=False).assert_outcomes(passed=1)
+
     def test_the_table_of_who_signs_is_none_of_these_options(self, run, pytester):
         signing = '[tool.ntproof.signing]\nsource = "pkcs12"\nfile = "team.pfx"\n'
         (pytester.path / "pyproject.toml").write_text(self.TABLE + signing)
@@ -143,13 +149,17 @@ class TestWindowsMachines:
             ),
             ("[tool]\nntproof = 4\n", "*tool.ntproof: expected a table"),
             ("[tool.ntproof\n", "*pyproject.toml: *"),
+            (
+                "[tool.ntproof]\nartefacts = '~no-such-user/x'\n",
+                "*: ~no-such-user/x: no home folder of such a user*",
+            ),
             ("[tool.ntproof.signin]\n", "*pyproject.toml: tool.ntproof: unknown key 'signin'*"),
         ],
     )
     def test_a_mistake_in_the_project_is_one_usage_error(self, run, pytester, table, message):
         # pytest itself reads the file of its own configuration, so that a broken one ends there.
         (pytester.path / "pyproject.toml").write_text(table)
-        refuses(run(PASSES), f"ERROR: {message}")
+        refuses(run(PASSES, artefacts=False), f"ERROR: {message}")
 
     @pytest.mark.parametrize("given", ["0", "65", "-1", "four", "", "\u0664"])
     def test_a_number_of_slots_that_cannot_be_is_refused(self, run, given):
