@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from harness.errors import InputError
-from harness.project import nearest_project, ntproof_table
+from harness.project import FILE, ntproof_table
 
 KEYS: Final = ("toolchain", "wdk", "control-flow-guard", "clang", "build-machine")
 """The keys of ``[tool.ntproof]`` that are read here."""
@@ -52,7 +52,8 @@ def read_build_settings(start: Path) -> BuildSettings:
     Raises:
         InputError: the file is malformed, or a value has the wrong type; the message names file and key.
     """
-    path = nearest_project(start)
+    folder = start.resolve()
+    path = next((place / FILE for place in (folder, *folder.parents) if (place / FILE).is_file()), None)
     if path is None:
         return BuildSettings()
     table = ntproof_table(path)

@@ -165,8 +165,8 @@ def test_a_wrong_setting_names_its_key(capsys, tmp_path, table, expected):
     assert expected in text
 
 
-def test_a_project_whose_tool_is_no_table_is_refused(capsys, tmp_path):
-    (tmp_path / "pyproject.toml").write_text("tool = 1\n")
+def test_what_should_hold_the_settings_and_is_no_table_is_named(capsys, tmp_path):
+    (tmp_path / "pyproject.toml").write_text("tool = 5\n")
 
     code, text = said(capsys, "build")
 
