@@ -8,6 +8,7 @@ import io
 import os
 import pkgutil
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -26,11 +27,7 @@ OUTPUT_CLOSED = 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``ntproof`` with these arguments and return its exit code; see `harness.exit_codes`."""
     try:
-        if sys.stdout is None:
-            raise MachineBroken("standard output is closed; send it to /dev/null if nobody is to read it")
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            # Names are of any language, and the locale of a pipeline often knows ASCII alone.
-            sys.stdout.reconfigure(errors="backslashreplace")
+        _prepare_output()
         arguments = _parser().parse_args(argv)
         return _said(int(arguments.run(arguments)))
     except SystemExit as stop:
@@ -48,6 +45,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ntproof: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Exception:  # noqa: BLE001 - Python would end with 1, which says that the driver failed
+        traceback.print_exc()
+        print("ntproof: error: a defect of ntproof itself; please report it with what is above", file=sys.stderr)
+        return ExitCode.MACHINE_ERROR
+
+
+def _prepare_output() -> None:
+    """Let standard output take every text. Raises MachineBroken where there is none."""
+    if sys.stdout is None:
+        raise MachineBroken("standard output is closed; send it to /dev/null if nobody is to read it")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names are of any language, and the locale of a pipeline often knows ASCII alone.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _said(code: int) -> int:

@@ -167,6 +167,15 @@ def test_an_error_of_the_machine_ends_with_the_code_of_its_owner(files, capsys, 
     assert capsys.readouterr().err == f"ntproof: error: {error}\n"
 
 
+def test_a_defect_of_the_harness_accuses_no_driver(files, capsys, machine_of):
+    machine_of(RecursionError("too deep"))
+
+    assert cli.main(["run", str(files / "scenario.json")]) == ExitCode.MACHINE_ERROR
+    error = capsys.readouterr().err
+    assert "RecursionError: too deep" in error
+    assert error.endswith("ntproof: error: a defect of ntproof itself; please report it with what is above\n")
+
+
 def test_a_capture_that_cannot_be_written_whole_is_named(files, capsys, machine_of):
     machine_of(FakeMachine())
 
