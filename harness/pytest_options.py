@@ -117,7 +117,8 @@ def add_options(parser: pytest.Parser) -> None:
         default=None,
         metavar="NAMES",
         help="Driver Verifier's options for the driver, separated by commas, such as "
-        "standard,low-resources=0.05,pool-tag=Tag1,seed=7 (default: verifier of [tool.ntproof], else none)",
+        "standard,low-resources=0.05,pool-tag=Tag1,seed=7; none leaves it off (default: verifier of [tool.ntproof], "
+        "else none)",
     )
     group.addoption(
         "--witness",
@@ -254,8 +255,10 @@ def _verifier(given: str | None, own: str | None) -> VerifierSettings | None:
     if text is None:
         return None
     from vm.errors import MachineConfigurationError
-    from vm.verifier import parse_verifier
+    from vm.verifier import NONE, parse_verifier
 
+    if text == NONE:
+        return None
     where = f"--verifier {given}" if given is not None else "pyproject.toml: tool.ntproof: verifier"
     try:
         return parse_verifier(text)

@@ -49,7 +49,8 @@ def configure_windows(parser: argparse.ArgumentParser) -> None:
         "--verifier",
         metavar="NAMES",
         help="Driver Verifier's options for the driver, separated by commas, such as "
-        "standard,low-resources=0.05,pool-tag=Tag1,seed=7 (default: verifier of [tool.ntproof], else none)",
+        "standard,low-resources=0.05,pool-tag=Tag1,seed=7; none leaves it off (default: verifier of [tool.ntproof], "
+        "else none)",
     )
     parser.add_argument(
         "--artefacts",
@@ -62,10 +63,10 @@ def configure_windows(parser: argparse.ArgumentParser) -> None:
 
 def _verifier(given: str | None, project: Project) -> VerifierSettings | None:
     from vm.errors import MachineConfigurationError
-    from vm.verifier import parse_verifier
+    from vm.verifier import NONE, parse_verifier
 
     text = given if given is not None else project.settings.verifier
-    if text is None:
+    if text in {None, NONE}:
         return None
     where = f"--verifier {given}" if given is not None else f"{project.path}: tool.ntproof: verifier"
     try:

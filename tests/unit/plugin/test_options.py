@@ -175,6 +175,7 @@ class TestWindowsMachines:
         self.asks(run, what, "None").assert_outcomes(passed=1)
         (pytester.path / "pyproject.toml").write_text('[tool.ntproof]\nverifier = "ddi"\n')
         self.asks(run, what, "ddi").assert_outcomes(passed=1)
+        self.asks(run, what, "None", "--verifier=none").assert_outcomes(passed=1)
 
     def test_a_name_that_the_verifier_does_not_have_is_refused(self, run, pytester):
         refuses(run(PASSES, "--verifier=speciel-pool"), "ERROR: --verifier speciel-pool: *did you mean special-pool?*")
