@@ -131,7 +131,11 @@ def _exit_codes() -> Iterator[str]:
         yield _row(str(code.value), code.name.lower().replace("_", " "), notes[code.name])
     yield _row(str(cli.INTERRUPTED), "interrupted", "Ended by SIGINT.")
     yield _row(str(cli.OUTPUT_CLOSED), "output closed", "The reader of its output went away before all was said.")
-    yield from ("", "pytest keeps its own exit codes: 0 all passed, 1 some failed, 4 wrong usage, 5 nothing selected.")
+    yield from (
+        "",
+        "pytest keeps its own exit codes: 0 all passed, 1 some failed or ended in an error, 2 interrupted, under",
+        "pytest-xdist also by `-x`, 3 pytest itself failed, 4 wrong usage, 5 nothing selected.",
+    )
 
 
 def _driver_verifier() -> Iterator[str]:

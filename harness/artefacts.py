@@ -3,6 +3,7 @@
     ARTEFACTS/test_denial.py.test_it-win11.3fa9c1d2/report.txt        what the report says of the fault
                                                     scenario-1.jsonl  the capture of each scenario, for `ntproof check`
                                                     read.jsonl        the last notifications that the test read itself
+                                                    witness-1-Security.xml  what the machine itself recorded meanwhile
                                                     .../              what the machine adds: dump, screen, serial log
 
 Nothing is made before there is something to keep.
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from harness.notification import Notification
-    from vm.machine import MachineFacts
+    from vm.machine import MachineFacts, WitnessedLog
 
 FOLDER: Final = "artefacts"
 KEPT_RUNS: Final = 5
@@ -101,6 +102,10 @@ class Artefacts:
         header = CaptureHeader(facts.machine, facts.kind, facts.build, facts.profile, dict(facts.details))
         return self._write("read.jsonl", Capture(header, tuple(read)))
 
+    def write_logs(self, logs: Sequence[WitnessedLog]) -> list[Path]:
+        """Keep what the machine itself recorded, for ``ntproof check --witness``. Raises OSError."""
+        return [self._write_log(number, log) for number, log in enumerate(logs, 1)]
+
     def kept(self) -> tuple[Path, ...]:
         """The folders of tests of which something is kept, by whichever process of the run."""
         with suppress(OSError):
@@ -111,6 +116,12 @@ class Artefacts:
         path = self._folder() / name
         with path.open("w", encoding="utf-8") as stream:
             write_capture(capture, stream)
+        return path
+
+    def _write_log(self, number: int, log: WitnessedLog) -> Path:
+        path = self._folder() / f"witness-{number}-{_NOT_PLAIN.sub('-', log.name)}.xml"
+        text = "\n".join(["<Events>", *log.records, "</Events>", ""])
+        path.write_text(text, encoding="utf-8", errors="surrogatepass", newline="")
         return path
 
     def _folder(self) -> Path:

@@ -18,7 +18,7 @@ from harness.witness.cross_check import cross_check
 from harness.witness.event_xml import read_event_texts
 from harness.witness.logs import collect_logs
 from vm.errors import MachineBroken
-from vm.machine import Machine, WitnessedMachine
+from vm.machine import Machine, WitnessedLog, WitnessedMachine
 
 
 @dataclass(frozen=True)
@@ -52,22 +52,29 @@ class Audit:
         self._name = machine.facts.machine
         self._mark: Mapping[str, int] = machine.witness_mark()
 
-    def judge(self, items: Sequence[CaptureItem], subject: str, *, launches_known: bool) -> Judged:
+    def logs(self) -> tuple[WitnessedLog, ...]:
+        """What the machine recorded since the mark. Raises MachineBroken."""
+        return self._machine.witnessed(self._mark)
+
+    def judge(
+        self, logs: Iterable[WitnessedLog], items: Sequence[CaptureItem], subject: str, *, launches_known: bool
+    ) -> Judged:
         """Compare what the driver reported since the mark.
 
         Args:
+            logs: what the machine recorded meanwhile.
             items: a capture, or notifications alone.
             subject: what is judged.
             launches_known: whether the items tell of every launch.
 
         Raises:
-            MachineBroken: the machine failed, or what it gives is no record of events.
+            MachineBroken: what the machine gives is no record of events.
         """
         always = _ran_all_the_time(items)
         verdicts, notes = [], []
         if not always:
             notes.append(f"{subject}: the driver did not run all the time, so that nobody is accused of missing events")
-        for log in self._machine.witnessed(self._mark):
+        for log in logs:
             if not log.complete:
                 notes.append(f"{subject}: the log {log.name} lost records, so that nobody is accused of missing events")
             try:

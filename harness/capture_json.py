@@ -9,6 +9,7 @@ Both directions stream, so a capture may be larger than memory. Keys with their 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -107,6 +108,24 @@ def open_lines(path: Path) -> Iterator[str]:
         raise InputError(f"{path}: cannot read it: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8; a capture is UTF-8 text, one JSON object a line") from error
+
+
+def peek(lines: Iterator[str], path: Path) -> tuple[Iterable[str], Any]:
+    """All lines again, and the JSON value of the first that is not blank.
+
+    Raises:
+        InputError: the file is empty, or that line is no JSON by itself.
+    """
+    seen = []
+    for number, line in enumerate(lines, 1):
+        seen.append(line)
+        if line.strip():
+            try:
+                return itertools.chain(seen, lines), parse_json(line, f"{path}:{number}")
+            except InputError as error:
+                advice = "captures and histories have one JSON object a line, which a scenario has not"
+                raise InputError(f"{error}; {advice}") from error
+    raise InputError(f"{path}: the file is empty; a capture begins with a header line")
 
 
 def header_from_node(node: Node) -> CaptureHeader:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import pkgutil
 import sys
+import traceback
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from harness import commands
 from harness.abi import AbiViolation
@@ -23,11 +26,9 @@ OUTPUT_CLOSED = 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``ntproof`` with these arguments and return its exit code; see `harness.exit_codes`."""
-    parser = _parser()
     try:
-        if sys.stdout is None:
-            raise MachineBroken("standard output is closed; send it to /dev/null if nobody is to read it")
-        arguments = parser.parse_args(argv)
+        _prepare_output()
+        arguments = _parser().parse_args(argv)
         return _said(int(arguments.run(arguments)))
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else ExitCode.USER_ERROR
@@ -44,6 +45,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ntproof: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Exception:  # noqa: BLE001 - Python would end with 1, which says that the driver failed
+        traceback.print_exc()
+        print("ntproof: error: a defect of ntproof itself; please report it with what is above", file=sys.stderr)
+        return ExitCode.MACHINE_ERROR
+
+
+def _prepare_output() -> None:
+    """Let standard output take every text. Raises MachineBroken where there is none."""
+    if sys.stdout is None:
+        raise MachineBroken("standard output is closed; send it to /dev/null if nobody is to read it")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names are of any language, and the locale of a pipeline often knows ASCII alone.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _said(code: int) -> int:
@@ -75,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Tests Windows kernel drivers that watch and veto process creation.",
         epilog=f"Exit codes: {codes}.",
     )
+    parser.add_argument("--version", action="version", version=f"ntproof {version('ntproof')}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for found in pkgutil.iter_modules(commands.__path__):
         if found.name.startswith("_"):

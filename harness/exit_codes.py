@@ -15,5 +15,5 @@ class ExitCode(enum.IntEnum):
     USER_ERROR = 2
     """Wrong usage, or a file that is missing or malformed. Nothing was judged."""
     MACHINE_ERROR = 3
-    """The machine (hypervisor, network, disk) or a signing service failed, or cannot do what was asked. Nothing is
-    known of the driver."""
+    """The machine (hypervisor, network, disk), a signing service or ntproof itself failed, or cannot do what was asked.
+    Nothing is known of the driver."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from harness.station import Station
     from harness.verdict import Verdict
     from vm.errors import DriverFault
-    from vm.machine import Machine, RegistryValue
+    from vm.machine import Machine, RegistryValue, WitnessedLog
 
 
 _READ: Final = "what the test read"
@@ -51,6 +51,7 @@ class Lease:
         read: the last notifications that the test read itself.
         captures: of scenarios that the test ran, in order.
         verdicts: on these captures.
+        logs: what the machine's own record said, for each time that it was asked.
         fault: what the driver did that ended a scenario, None when it did nothing of the kind.
         notes: what the comparison with the machine's own record could not see.
         artefacts: what is kept of the test when it fails.
@@ -65,6 +66,7 @@ class Lease:
         self.read: deque[Notification] = deque(maxlen=None if witness else _LAST)
         self.captures: list[Capture] = []
         self.verdicts: list[Verdict] = []
+        self.logs: list[WitnessedLog] = []
         self.fault: DriverFault | None = None
         self.notes: list[str] = []
         self.artefacts = artefacts
@@ -154,7 +156,9 @@ class Lease:
         """What the machine's own record says of it; a machine that crashed has none any more."""
         if self._audit is None or self.machine is None or self.machine.crash is not None:
             return ()
-        judged = self._audit.judge(items, subject, launches_known=launches_known)
+        logs = self._audit.logs()
+        self.logs += logs
+        judged = self._audit.judge(logs, items, subject, launches_known=launches_known)
         self.notes += judged.notes
         self.verdicts += judged.verdicts
         return judged.verdicts
@@ -162,6 +166,11 @@ class Lease:
     def _observe(self, found: Sequence[Notification]) -> None:
         self.observer.feed_all(found)
         self.read.extend(found)
+
+    @property
+    def seen(self) -> bool:
+        """Whether there is anything that the test saw of the driver."""
+        return bool(self.captures or self.read)
 
     def reached(self) -> list[Verdict]:
         """The verdicts to show with a failure: of scenarios, and of what was read directly."""

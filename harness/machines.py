@@ -123,9 +123,17 @@ def find_driver_image(given: Path | None, toolchain: str | None = None) -> Drive
     return DriverImage(built.image, built.sha256, built=True)
 
 
-def describe_run(machines: Sequence[str], profile: str, image: DriverImage) -> list[str]:
-    """What a run tests, for its header: a line for each machine."""
+def describe_run(machines: Sequence[str], profile: str, image: DriverImage | None) -> list[str]:
+    """What a run tests, for its header: a line for each machine.
+
+    Args:
+        machines: their names.
+        profile: behaviour profile of emulated ones.
+        image: the driver under test; None where every test brings its own.
+    """
+    named = (f"machine {name}, profile {profile}" if name == "emulated" else f"machine {name}" for name in machines)
+    if image is None:
+        return [f"ntproof: {machine}" for machine in named]
     source = "built from the sources" if image.built else str(image.path)
     driver = f"driver {image.path.name} sha256 {image.sha256[:16]} ({source})"
-    named = (f"machine {name}, profile {profile}" if name == "emulated" else f"machine {name}" for name in machines)
     return [f"ntproof: {machine}, {driver}" for machine in named]

@@ -39,6 +39,9 @@ _OPTIONS: Final = pytest.StashKey[Options]()
 _DESCRIPTION: Final = pytest.StashKey[list[str]]()
 _RUN: Final = pytest.StashKey["Run"]()
 _STATION: Final = "station"
+_OF_THE_IMAGE: Final = frozenset({"driver_image", "bare_machine", "machine", "run_scenario"})
+"""Fixtures that need the driver under test."""
+_TESTS_IMAGE: Final = pytest.StashKey[bool]()
 _WORKER_KEY: Final = "ntproof"
 
 _MARKERS: Final = (
@@ -80,6 +83,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test that uses a machine on every machine that was named."""
     if "vm_name" in metafunc.fixturenames:
         metafunc.parametrize("vm_name", metafunc.config.stash[_OPTIONS].machines, indirect=True, scope="session")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Note whether the run tests the driver under test or only others, which is not to be built then."""
+    wanted = any(_OF_THE_IMAGE.intersection(getattr(item, "fixturenames", ())) for item in session.items)
+    session.config.stash[_TESTS_IMAGE] = wanted
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
@@ -290,5 +300,5 @@ def _run(config: pytest.Config) -> Run:
     if (run := config.stash.get(_RUN, None)) is None:
         from harness.pytest_run import Run
 
-        run = config.stash[_RUN] = Run(config, config.stash[_OPTIONS])
+        run = config.stash[_RUN] = Run(config, config.stash[_OPTIONS], tests_image=config.stash.get(_TESTS_IMAGE, True))
     return run

@@ -33,8 +33,8 @@ class ProjectTable:
         return f"{self.file}: {self.name}"
 
     def path(self, value: str) -> Path:
-        """A path of the table: from the user's home folder with ~, else relative to the file's folder."""
-        return self.file.parent / Path(value).expanduser()
+        """A path of the table, see `path_in`. Raises InputError."""
+        return path_in(self.file, value)
 
 
 def project_table(name: str, start: Path | None = None) -> ProjectTable | None:
@@ -47,8 +47,7 @@ def project_table(name: str, start: Path | None = None) -> ProjectTable | None:
     Raises:
         InputError: the file cannot be read or is no TOML, or what has the table's name is no table.
     """
-    folder = (start or Path.cwd()).resolve()
-    file = next((place / FILE for place in (folder, *folder.parents) if (place / FILE).is_file()), None)
+    file = nearest_project(start or Path.cwd())
     if file is None:
         return None
     full = f"{NTPROOF}.{name}"
@@ -58,6 +57,24 @@ def project_table(name: str, start: Path | None = None) -> ProjectTable | None:
     if not isinstance(found[name], dict):
         raise InputError(f"{file}: {full}: expected a table")
     return ProjectTable(file, full, found[name])
+
+
+def path_in(file: Path, value: str) -> Path:
+    """A path that a pyproject.toml names: from a user's home folder with ~, else relative to the file's folder.
+
+    Raises:
+        InputError: there is no user of that name.
+    """
+    try:
+        return file.parent / Path(value).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{file}: {value}: no home folder of such a user; name the path from the root") from error
+
+
+def nearest_project(start: Path) -> Path | None:
+    """The pyproject.toml of a folder or of the nearest of its parents that has one; None where none has."""
+    folder = start.resolve()
+    return next((place / FILE for place in (folder, *folder.parents) if (place / FILE).is_file()), None)
 
 
 def ntproof_table(file: Path) -> dict[str, Any]:

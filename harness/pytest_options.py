@@ -117,7 +117,8 @@ def add_options(parser: pytest.Parser) -> None:
         default=None,
         metavar="NAMES",
         help="Driver Verifier's options for the driver, separated by commas, such as "
-        "standard,low-resources=0.05,pool-tag=Tag1,seed=7 (default: verifier of [tool.ntproof], else none)",
+        "standard,low-resources=0.05,pool-tag=Tag1,seed=7; none leaves it off (default: verifier of [tool.ntproof], "
+        "else none)",
     )
     group.addoption(
         "--witness",
@@ -130,7 +131,7 @@ def add_options(parser: pytest.Parser) -> None:
         action="store",
         default=None,
         metavar="DIR",
-        help="folder for what is kept of crashes and hangs, a folder for each test (default: artefacts of "
+        help="folder for what shows why tests failed, a folder for each (default: artefacts of "
         "[tool.ntproof], else a folder for each run below build/artefacts; the last five runs stay)",
     )
 
@@ -164,7 +165,7 @@ def parse_options(config: pytest.Config) -> Options:
         toolchain,
         connect=connect if connect is not None or own is None else own.connect,
         slots=_slots(slots) if slots is not None else own.slots if own is not None else DEFAULT_SLOTS,
-        artefacts=_folder(artefacts) if artefacts is not None else None if project is None else project.artefacts,
+        artefacts=_folder(artefacts) if artefacts is not None else _own_folder(project),
         verifier=_verifier(config.getoption("--verifier"), None if own is None else own.verifier),
         witness=config.getoption("--witness"),
         worker=getattr(config, "workerinput", {}).get("workerid", MAIN),
@@ -254,8 +255,10 @@ def _verifier(given: str | None, own: str | None) -> VerifierSettings | None:
     if text is None:
         return None
     from vm.errors import MachineConfigurationError
-    from vm.verifier import parse_verifier
+    from vm.verifier import NONE, parse_verifier
 
+    if text == NONE:
+        return None
     where = f"--verifier {given}" if given is not None else "pyproject.toml: tool.ntproof: verifier"
     try:
         return parse_verifier(text)
@@ -268,6 +271,17 @@ def _folder(given: str) -> Path:
     if path.exists() and not path.is_dir():
         raise pytest.UsageError(f"--artefacts {given}: not a folder; give the path of a folder, which need not exist")
     return path
+
+
+def _own_folder(project: Project | None) -> Path | None:
+    if project is None:
+        return None
+    from harness.errors import InputError
+
+    try:
+        return project.artefacts
+    except InputError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def _driver(given: str) -> Path:

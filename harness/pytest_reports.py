@@ -4,7 +4,8 @@ a fault of the driver under test   a failure, whichever phase it came in, with t
 a machine that failed              an error; later tests on that machine skip with this first cause
 an ability the machine lacks       a skip with its reason
 
-What shows the fault is kept in the test's folder of artefacts and listed in the report, and in the junit file as
+What shows the fault is kept in the test's folder of artefacts; of a failure without a crash too, what the test saw of
+the driver, since no second run on Windows brings it back. It is listed in the report, and in the junit file as
 properties of the test: ``machine`` and ``facts`` of every test, ``bugcheck`` or ``hang``, and each ``artefact``.
 """
 
@@ -28,12 +29,15 @@ from vm.errors import (
     MachineConfigurationError,
     MachineCrashed,
     MachineError,
+    MissingExport,
     UnsupportedByMachine,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    from _pytest._code.code import ExceptionChainRepr, ReprExceptionInfo
 
 LEASE: Final = pytest.StashKey[Lease]()
 """What an item does with its station."""
@@ -65,7 +69,8 @@ def skipping() -> Iterator[None]:
     except UnsupportedByMachine as error:
         pytest.skip(f"the machine cannot do this: {error}")
     except StationUnusable as error:
-        pytest.skip(f"not run after an earlier error: {error}")
+        first, *_ = str(error).splitlines() or [""]
+        pytest.skip(f"not run after an earlier error: {first}")
 
 
 def place_on_owner(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
@@ -87,13 +92,14 @@ def place_on_owner(item: pytest.Item, call: pytest.CallInfo[None], report: pytes
     elif isinstance(error, _MACHINE_OWNED):
         if report.when == "call":
             report.when = "setup"
-        if lease is not None:
-            _note(lease, error)
+        # A file that one test names wrongly, or an export that its driver asks for, says nothing of the next test.
+        if lease is not None and isinstance(error, MachineBroken) and not isinstance(error, MissingExport):
+            lease.station.note_failure(error)
     if isinstance(error, (MachineError, HarnessError)):
         report.longrepr = _short(item, call.excinfo)
     evidence = list(_evidence(error, fault, lease))
     report.sections += evidence
-    if fault is not None or isinstance(error, MachineBroken):
+    if fault is not None or isinstance(error, MachineBroken) or (lease is not None and lease.seen):
         text = f"{item.nodeid}\n\n{type(error).__name__}: {error}\n"
         text += "".join(f"\n{title}:\n{content}\n" for title, content in evidence)
         _keep(item, report, lease, fault, text)
@@ -119,14 +125,6 @@ def witness_lines(reports: Iterable[object]) -> list[str]:
     ]
     counted = Counter(note.rpartition(": ")[2] for note in notes)
     return [f"ntproof: witness: {note} ({count} times)" for note, count in counted.items()]
-
-
-def _note(lease: Lease, error: BaseException) -> None:
-    """Tell the station what happened to it in whichever phase; what it raised itself it knows already."""
-    if isinstance(error, MachineBroken):
-        lease.station.note_failure(error)
-    else:
-        lease.station.give_up(str(error))
 
 
 def _fault_of(error: BaseException, lease: Lease | None) -> DriverFault | None:
@@ -177,18 +175,29 @@ def _write(lease: Lease, text: str) -> list[Path]:
     kept = [lease.artefacts.write_report(text), *lease.artefacts.write_captures(lease.captures)]
     if lease.machine is not None and lease.read:
         kept.append(lease.artefacts.write_read(lease.machine.facts, lease.read))
-    return kept
+    return [*kept, *lease.artefacts.write_logs(lease.logs)]
 
 
-def _short(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> str:
-    """The test's own lines, then the message: how the harness noticed is of no use to the reader."""
+def _short(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> ReprExceptionInfo | ExceptionChainRepr:
+    """The test's own lines, then the message: how the harness noticed is of no use to the reader.
+
+    The message is what pytest repeats in its summary and a junit file has first.
+    """
+    message = f"{type(excinfo.value).__name__}: {excinfo.value}"
+    shown = excinfo.getrepr(style="native")
     lines = []
     for entry in excinfo.traceback:
         if entry.path == item.path:
             lines.append(f"{item.nodeid.split('::')[0]}:{entry.lineno + 1}: in {entry.name}")
             lines.append(f"    {str(entry.statement).strip()}")
-    lines += [f"E   {line}" for line in f"{type(excinfo.value).__name__}: {excinfo.value}".splitlines()]
-    return "\n".join(lines)
+            if shown.reprcrash is not None:
+                shown.reprcrash.path, shown.reprcrash.lineno = str(entry.path), entry.lineno + 1
+    lines += [f"E   {line}" for line in message.splitlines()]
+    for text in shown.reprtraceback.reprentries:
+        text.lines = [f"{line}\n" for line in lines]
+    if shown.reprcrash is not None:
+        shown.reprcrash.message = message
+    return shown
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -29,15 +29,17 @@ class Run:
     Args:
         config: pytest's configuration.
         options: what the user asked for.
+        tests_image: whether a test asks for the driver under test; others bring drivers of their own.
 
     Attributes:
         artefacts: what is kept of failures.
     """
 
-    def __init__(self, config: pytest.Config, options: Options) -> None:
+    def __init__(self, config: pytest.Config, options: Options, *, tests_image: bool) -> None:
         self.options = options
         self.artefacts = run_artefacts(options)
         self._config = config
+        self._tests_image = tests_image
         self._image: DriverImage | None = None
         self._stations: dict[str, Station] = {}
         self._facts: list[str] = []
@@ -72,7 +74,8 @@ class Run:
     def description(self) -> list[str]:
         """A text for each machine, and what those that were made are. A build that fails is told by its tests."""
         try:
-            return [*describe_run(self.options.machines, self.options.profile, self.image), *self._facts]
+            image = self.image if self._tests_image else None
+            return [*describe_run(self.options.machines, self.options.profile, image), *self._facts]
         except HarnessError:
             return []
 
@@ -120,7 +123,11 @@ class Run:
 
     def _progress(self, text: str) -> None:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
-        if isinstance(reporter, pytest.TerminalReporter):
+        if not isinstance(reporter, pytest.TerminalReporter):
+            return
+        # While a test is set up and runs, pytest captures what its own reporter writes as well.
+        capture = self._config.pluginmanager.get_plugin("capturemanager")
+        with capture.global_and_fixture_disabled() if capture is not None else nullcontext():
             reporter.ensure_newline()
             for line in text.splitlines():
                 reporter.write_line(line)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from harness.build.settings import KEYS as BUILD_KEYS
 from harness.errors import InputError
-from harness.project import FILE, NTPROOF, ntproof_table
+from harness.project import FILE, NTPROOF, ntproof_table, path_in
 from harness.pytest_options import DEFAULT_SLOTS, MOST_SLOTS
 from vm.windows.strict import read, text, whole
 
@@ -25,7 +25,7 @@ class Settings:
     Attributes:
         connect: libvirt URI of the hypervisor.
         slots: how many machines of one image may run on the hypervisor at once.
-        artefacts: folder for what is kept of crashes and hangs; relative to the pyproject.toml.
+        artefacts: folder for what shows why tests failed; relative to the pyproject.toml.
         verifier: Driver Verifier's settings for the driver, as ``--verifier`` takes them.
     """
 
@@ -51,9 +51,9 @@ class Project:
 
     @property
     def artefacts(self) -> Path | None:
-        """The folder of the settings, absolute."""
+        """The folder of the settings, absolute. Raises InputError."""
         given = self.settings.artefacts
-        return None if given is None else (self.path.parent / given).absolute()
+        return None if given is None else path_in(self.path, given).absolute()
 
 
 def read_project(folder: Path) -> Project:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from harness.printable import printable
 from vm.win32 import error_name
 
 Json: TypeAlias = dict[str, Any]
@@ -132,7 +133,10 @@ class Verdict:
         return frozenset(found.kind for found in self.discrepancies)
 
     def lines(self) -> Iterator[str]:
-        """The verdict as lines of plain text."""
+        """The verdict as lines of plain text, printable whatever a scenario or a driver put into its names."""
+        yield from map(printable, self._lines())
+
+    def _lines(self) -> Iterator[str]:
         counts = ", ".join(f"{count} {name}" for name, count in self.statistics.items() if count)
         subject = f"{self.subject}: " if self.subject else ""
         if self.passed:

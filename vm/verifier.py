@@ -19,6 +19,8 @@ from typing import Final
 from vm.errors import MachineConfigurationError
 
 LOW_RESOURCES: Final = "low-resources"
+NONE: Final = "none"
+"""What the options take to leave Driver Verifier off where a project turns it on."""
 STANDARD: Final = "standard"
 """Stands for the options of ``verifier /standard``."""
 

@@ -13,6 +13,7 @@ from harness.driver_file import check_driver_file
 from vm.machine import Machine
 
 if TYPE_CHECKING:
+    from harness.settings import Project
     from vm.registry import MachineOptions
     from vm.verifier import VerifierSettings
 
@@ -48,7 +49,8 @@ def configure_windows(parser: argparse.ArgumentParser) -> None:
         "--verifier",
         metavar="NAMES",
         help="Driver Verifier's options for the driver, separated by commas, such as "
-        "standard,low-resources=0.05,pool-tag=Tag1,seed=7 (default: verifier of [tool.ntproof], else none)",
+        "standard,low-resources=0.05,pool-tag=Tag1,seed=7; none leaves it off (default: verifier of [tool.ntproof], "
+        "else none)",
     )
     parser.add_argument(
         "--artefacts",
@@ -59,10 +61,18 @@ def configure_windows(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _verifier(text: str | None) -> VerifierSettings | None:
-    from vm.verifier import parse_verifier
+def _verifier(given: str | None, project: Project) -> VerifierSettings | None:
+    from vm.errors import MachineConfigurationError
+    from vm.verifier import NONE, parse_verifier
 
-    return None if text is None else parse_verifier(text)
+    text = given if given is not None else project.settings.verifier
+    if text in {None, NONE}:
+        return None
+    where = f"--verifier {given}" if given is not None else f"{project.path}: tool.ntproof: verifier"
+    try:
+        return parse_verifier(text)
+    except MachineConfigurationError as error:
+        raise MachineConfigurationError(f"{where}: {error}") from error
 
 
 def add_connect(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +121,7 @@ def machine_options(arguments: argparse.Namespace, worker: str = "main") -> Mach
         slots=project.settings.slots,
         artefacts=arguments.artefacts or project.artefacts or default_folder(run_name()),
         occasion=lambda: OCCASION,
-        verifier=_verifier(arguments.verifier if arguments.verifier is not None else project.settings.verifier),
+        verifier=_verifier(arguments.verifier, project),
         tools=guest_programs,
         progress=lambda line: print(line, file=sys.stderr, flush=True),
     )

@@ -12,6 +12,8 @@ from harness.build.settings import BuildSettings, read_build_settings
 from harness.build.wdk.kit import ARCHITECTURES
 from harness.errors import ConfigurationError
 from harness.exit_codes import ExitCode
+from harness.project import nearest_project
+from harness.settings import read_project
 
 if TYPE_CHECKING:
     from harness.build.report import BuildReport
@@ -41,9 +43,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> ExitCode:
     """Build and report. What is found is the driver's fault."""
+    if (project := nearest_project(Path.cwd())) is not None:
+        # For its strictness: a misspelt key must not build something else in silence.
+        read_project(project.parent)
     settings = read_build_settings(Path.cwd())
     if arguments.control_flow_guard:
         settings = replace(settings, control_flow_guard=True)
+    _check_out(arguments.out)
     chosen = arguments.toolchain or settings.toolchain
     report = _build_remotely(arguments, settings) if chosen == MSBUILD else _build(arguments, settings)
     if arguments.json:
@@ -101,3 +107,12 @@ def _build(arguments: argparse.Namespace, settings: BuildSettings) -> BuildRepor
         image_findings=tuple(image_findings(built.image)),
         analysed=arguments.analyse,
     )
+
+
+def _check_out(folder: Path | None) -> None:
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"--out {folder}: {error.strerror}; name a folder that can be written") from error

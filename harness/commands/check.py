@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from harness.capture_json import is_capture, open_lines, read_capture
+from harness.capture_json import is_capture, open_lines, peek, read_capture
 from harness.commands import _output
 from harness.errors import ConfigurationError, InputError
 from harness.exit_codes import ExitCode
 from harness.histories import is_history, read_histories
-from harness.json_reader import parse_json
 from harness.model import check
 from harness.scenario import Scenario
 from harness.scenario_json import load_scenario
@@ -45,7 +43,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     if len(arguments.files) > 2:
         raise ConfigurationError("check takes a capture, or a scenario and a capture; give at most two files")
     *scenarios, capture = arguments.files
-    scenario = load_scenario(scenarios[0]) if scenarios else None
+    scenario = _scenario(scenarios[0]) if scenarios else None
     verdicts = list(judge_file(capture, scenario))
     if arguments.witness is not None:
         verdicts += cross_check_file(capture, read_witness(arguments.witness))
@@ -58,7 +56,7 @@ def judge_file(path: Path, scenario: Scenario | None) -> Iterator[Verdict]:
     Raises:
         InputError: the file is malformed or neither, or histories were given with a scenario.
     """
-    lines, first = _peek(open_lines(path), path)
+    lines, first = peek(open_lines(path), path)
     if is_capture(first):
         yield check(scenario, read_capture(lines, str(path)))
     elif not is_history(first):
@@ -77,7 +75,7 @@ def cross_check_file(path: Path, witnesses: Iterable[WitnessLog]) -> Iterator[Ve
     Raises:
         InputError: the file is malformed or neither, or no witness saw the machine of any history.
     """
-    lines, first = _peek(open_lines(path), path)
+    lines, first = peek(open_lines(path), path)
     if is_capture(first):
         items = tuple(read_capture(lines, str(path)).items)
         for witness in witnesses:
@@ -97,11 +95,8 @@ def cross_check_file(path: Path, witnesses: Iterable[WitnessLog]) -> Iterator[Ve
         yield cross_check(history.events, witness, history.id)
 
 
-def _peek(lines: Iterator[str], path: Path) -> tuple[Iterable[str], object]:
-    """All lines again, and the JSON value of the first that is not blank."""
-    seen = []
-    for number, line in enumerate(lines, 1):
-        seen.append(line)
-        if line.strip():
-            return itertools.chain(seen, lines), parse_json(line, f"{path}:{number}")
-    raise InputError(f"{path}: the file is empty; a capture begins with a header line")
+def _scenario(path: Path) -> Scenario:
+    try:
+        return load_scenario(path)
+    except InputError as error:
+        raise InputError(f"{error} (of two files the first is the scenario, the second the capture)") from error

@@ -13,7 +13,8 @@ from harness.build.image_checks import DEFAULT_WINDOWS_BUILD
 from harness.exit_codes import ExitCode
 from harness.inspection.inspect import Inspection, inspect
 from harness.inspection.predictions import Certainty
-from harness.inspection.report import fact_rows, lines, printable, to_json
+from harness.inspection.report import fact_rows, lines, to_json
+from harness.printable import printable
 
 _COLOURS: Final = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
 _CERTAINTY_COLOURS: Final = {Certainty.WILL: "bold red", Certainty.MAY: "yellow", Certainty.OPEN: "dim"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from harness.capture_json import open_lines
+from harness.capture_json import is_capture, open_lines, peek
 from harness.commands import _machine, _output
 from harness.errors import InputError
 from harness.exit_codes import ExitCode
@@ -28,10 +28,13 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     """Replay and compare."""
     wanted = arguments.id
     path = str(arguments.history)
-    histories = [h for h in read_histories(open_lines(arguments.history), path) if wanted is None or h.id in wanted]
+    lines, first = peek(open_lines(arguments.history), arguments.history)
+    if is_capture(first):
+        raise InputError(f"{path}: a capture, not recorded histories; 'ntproof check' judges it")
+    histories = [h for h in read_histories(lines, path) if wanted is None or h.id in wanted]
     missing = set(wanted or ()) - {history.id for history in histories}
-    if missing or not histories:
-        raise InputError(f"{path}: no history {', '.join(sorted(missing)) or 'at all'}; look at its 'id' keys")
+    if missing:
+        raise InputError(f"{path}: no history {', '.join(sorted(missing))}; look at its 'id' keys")
     image = _machine.driver_image(arguments)
     verdicts: list[Verdict] = []
     with _machine.open_machine(arguments) as machine:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from harness.printable import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -13,14 +15,6 @@ if TYPE_CHECKING:
 
 FORMAT_NAME = "ntproof-inspection"
 FORMAT_VERSION = 1
-
-
-def printable(text: str) -> str:
-    """A text with what a terminal might act on, and what has no shape, written as escapes."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape", "replace").decode("ascii")
-        for character in text.encode("utf-8", "backslashreplace").decode("utf-8")
-    )
 
 
 def to_json(inspection: Inspection) -> dict[str, Any]:

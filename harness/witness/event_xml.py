@@ -7,6 +7,10 @@ Fields as on Microsoft's pages "4688(S): A new process has been created", "4689(
 v15: Events". Other events are passed over. Files may hold one ``Events`` element or bare ``Event`` elements one after
 the other. The text is read inside an element of this module's own, where XML allows no document type: no entity can be
 declared, so none can expand.
+
+Windows renders control characters and lone surrogates of a command line as they are, though XML has no place for them:
+https://github.com/elastic/beats/pull/11006, https://github.com/open-telemetry/opentelemetry-collector-contrib/issues/46435.
+U+FFFD stands for each, which `harness.witness.names` takes into account.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import codecs
 import datetime
 import itertools
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +28,7 @@ from xml.etree import ElementTree
 
 from harness.errors import InputError
 from harness.notification import Create, Exit, canonical_text
+from harness.witness.names import NOT_XML
 
 _NAMESPACE: Final = "{http://schemas.microsoft.com/win/2004/08/events/event}"
 _AUDIT: Final = "Microsoft-Windows-Security-Auditing"
@@ -33,6 +39,9 @@ _LONGEST_EVENT: Final = 1 << 24
 _TIME: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z\Z")
 _EPOCH: Final = datetime.datetime(1601, 1, 1)  # noqa: DTZ001 - Windows counts from here, and both sides are UTC
 _DECLARATION: Final = re.compile(r"\s*<\?xml[^>]{0,200}\?>")
+_REFERENCE: Final = re.compile(r"&#(?:x([0-9a-fA-F]{1,6})|([0-9]{1,7}));")
+_BEGUN_REFERENCE: Final = re.compile(r"&(?:#(?:x[0-9a-fA-F]{0,6}|[0-9]{0,7}))?\Z")
+_REPLACEMENT: Final = "\ufffd"
 _UNKNOWN: Final = "<unknown process>"
 """What Sysmon writes for the image of a process whose creation it lost."""
 
@@ -74,7 +83,7 @@ def _events(texts: Iterable[str], source: str) -> Iterator[WitnessedEvent]:
     number = 0
     waiting = 0
     try:
-        for text in itertools.chain(("<ntproof>",), texts, ("</ntproof>",)):
+        for text in itertools.chain(("<ntproof>",), _carriable(texts), ("</ntproof>",)):
             parser.feed(text)
             waiting += len(text)
             events = cast("Iterator[tuple[str, ElementTree.Element]]", parser.read_events())
@@ -96,15 +105,31 @@ def _events(texts: Iterable[str], source: str) -> Iterator[WitnessedEvent]:
         raise InputError(f"{source}: not the XML of an event log, after event {number}: {error}") from error
 
 
+def _carriable(texts: Iterable[str]) -> Iterator[str]:
+    """The same pieces of text, with a stand-in for what XML cannot carry, as it is or as a reference to it."""
+    kept = ""
+    for text in texts:
+        whole = kept + NOT_XML.sub(_REPLACEMENT, text)
+        begun = _BEGUN_REFERENCE.search(whole)
+        kept = "" if begun is None else begun[0]
+        yield _REFERENCE.sub(_carriable_reference, whole.removesuffix(kept))
+    yield kept
+
+
+def _carriable_reference(reference: re.Match[str]) -> str:
+    code = int(reference[1], 16) if reference[1] else int(reference[2])
+    return reference[0] if code <= sys.maxunicode and not NOT_XML.match(chr(code)) else _REPLACEMENT
+
+
 def _pieces(path: Path) -> Iterator[str]:
     """The text of the file in pieces, without byte order mark and XML declaration."""
     try:
         with path.open("rb") as file:
             first = file.read(_CHUNK)
             if first.startswith(b"ElfFile\0"):
-                advice = f"wevtutil qe {path.name} /lf:true /f:xml /e:Events > {path.stem}.xml"
+                advice = f"wevtutil qe {path.name} /lf:true /f:xml /uni:true /e:Events > {path.stem}.xml"
                 raise InputError(f"{path}: a binary event log; render it as XML where it was made: {advice}")
-            decoder = codecs.getincrementaldecoder(_encoding(first))()
+            decoder = codecs.getincrementaldecoder(_encoding(first))("surrogatepass")
             text = decoder.decode(first).removeprefix("\ufeff")
             yield _DECLARATION.sub("", text, count=1) if _DECLARATION.match(text) else text
             while data := file.read(_CHUNK):
@@ -113,13 +138,14 @@ def _pieces(path: Path) -> Iterator[str]:
     except OSError as error:
         raise InputError(f"{path}: cannot read it: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: neither UTF-8 nor UTF-16 with a byte order mark; export it as UTF-8") from error
+        raise InputError(f"{path}: neither UTF-8 nor UTF-16; export it with /uni:true") from error
 
 
 def _encoding(first: bytes) -> str:
-    if first.startswith(codecs.BOM_UTF16_LE):
+    """The encoding by its byte order mark, or by how a tag begins without one."""
+    if first.startswith((codecs.BOM_UTF16_LE, b"<\0")):
         return "utf-16-le"
-    return "utf-16-be" if first.startswith(codecs.BOM_UTF16_BE) else "utf-8"
+    return "utf-16-be" if first.startswith((codecs.BOM_UTF16_BE, b"\0<")) else "utf-8"
 
 
 class _Reader:

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -150,14 +151,14 @@ class _Anchors:
         shared = [
             places for places in ((left.create_at, right.create_at), (left.exit_at, right.exit_at)) if min(places) >= 0
         ]
-        return bool(shared) and all(self._allow_place(mine, theirs) for mine, theirs in shared)
+        return bool(shared) and all(theirs in self.window(mine) for mine, theirs in shared)
 
-    def _allow_place(self, mine: int, theirs: int) -> bool:
+    def window(self, mine: int) -> range:
+        """Where on the right side the event at this place of the left side may lie."""
         before = bisect.bisect_left(self._left, mine - DISORDER) - 1
         after = bisect.bisect_right(self._left, mine + DISORDER)
-        if before >= 0 and theirs < self._right[before] - DISORDER:
-            return False
-        return after >= len(self._right) or theirs <= self._right[after] + DISORDER
+        first = 0 if before < 0 else self._right[before] - DISORDER
+        return range(first, sys.maxsize if after >= len(self._right) else self._right[after] + DISORDER + 1)
 
 
 def _anchors(mine: dict[int, list[Life]], theirs: dict[int, list[Life]]) -> _Anchors:
@@ -212,27 +213,52 @@ def _longest_rise(places: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _align(left: Sequence[Life], right: Sequence[Life], anchors: _Anchors) -> Iterator[tuple[Life, Life]]:
     """The pairing of one pid's lives, in order on both sides, with the highest affinity in sum."""
-
-    def worth(i: int, j: int) -> int:
-        mine, theirs = left[i], right[j]
-        points = affinity(mine, theirs) if anchors.allow(mine, theirs) else 0
-        return points * _DOMINANT - min(anchors.displacement(mine, theirs), _DOMINANT >> 20) if points else 0
-
     if _agree_in_turn(left, right) and all(map(anchors.allow, left, right)):
         yield from zip(left, right, strict=True)
         return
-    best = [[0] * (len(right) + 1) for _ in range(len(left) + 1)]
-    worths = [[worth(i, j) for j in range(len(right))] for i in range(len(left))]
-    for i in reversed(range(len(left))):
-        for j in reversed(range(len(right))):
-            together = worths[i][j] + best[i + 1][j + 1] if worths[i][j] else 0
-            best[i][j] = max(together, best[i + 1][j], best[i][j + 1])
+    worths = list(_worths(left, right, anchors))
+    best = _best_sums(worths, len(right))
     i = j = 0
     while i < len(left) and j < len(right):
-        if worths[i][j] and best[i][j] == worths[i][j] + best[i + 1][j + 1]:
+        worth = worths[i].get(j, 0)
+        if worth and best[i][j] == worth + best[i + 1][j + 1]:
             yield left[i], right[j]
             i, j = i + 1, j + 1
         elif best[i][j] == best[i + 1][j]:
             i += 1
         else:
             j += 1
+
+
+def _worths(left: Sequence[Life], right: Sequence[Life], anchors: _Anchors) -> Iterator[dict[int, int]]:
+    """For each left life, what it is worth with each right one that it can be; only those near it are looked at."""
+    creates = [(life.create_at, j) for j, life in enumerate(right) if life.create_at >= 0]
+    exits = [(life.exit_at, j) for j, life in enumerate(right) if life.exit_at >= 0]
+    for mine in left:
+        near: set[int] = set()
+        for at, others in ((mine.create_at, creates), (mine.exit_at, exits)):
+            if at >= 0:
+                window = anchors.window(at)
+                first = bisect.bisect_left(others, (window.start, 0))
+                near.update(j for _, j in others[first : bisect.bisect_left(others, (window.stop, 0))])
+        row = {}
+        for j in near:
+            if anchors.allow(mine, right[j]) and (points := affinity(mine, right[j])):
+                row[j] = points * _DOMINANT - min(anchors.displacement(mine, right[j]), _DOMINANT >> 20)
+        yield row
+
+
+def _best_sums(worths: Sequence[Mapping[int, int]], width: int) -> list[list[int]]:
+    """For each place in both sequences the highest sum of worths that a pairing from there on has."""
+    best = [[0] * (width + 1)]
+    for worth in reversed(worths):
+        below = best[-1]
+        row = below.copy()
+        nearest = min(worth, default=0)
+        for j in range(max(worth, default=-1), -1, -1):
+            if j < nearest and below[j] >= row[j + 1]:
+                # Sums only grow towards the beginning, so from here on this row is the one below.
+                break
+            row[j] = max(below[j], row[j + 1], worth[j] + below[j + 1] if j in worth else 0)
+        best.append(row)
+    return best[::-1]

@@ -17,6 +17,7 @@ the same way. Names are compared without case, as file systems do.
 from __future__ import annotations
 
 import enum
+import functools
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -56,7 +57,8 @@ _DRIVE: Final = re.compile(r"([A-Z]:)(\\.*)\Z", re.DOTALL)
 _DEVICE: Final = re.compile(r"(\\DEVICE\\[^\\]+)(\\.*)\Z", re.DOTALL)
 _SHORT_NAME: Final = re.compile(r"~[0-9]{1,6}(?:[.\\]|\Z)")
 _WINDOWS_FOLDER: Final = re.compile(r"\\[^\\]+(\\.*)\Z", re.DOTALL)
-_NOT_XML: Final = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+NOT_XML: Final = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML 1.0 has no place for (section 2.2)."""
 _LINE_END: Final = re.compile(r"\r\n?")
 _STAND_IN: Final = 6
 """Most characters that stand for one that XML cannot carry, such as ``&#x1F;``."""
@@ -68,6 +70,7 @@ def upper_case(text: str) -> str:
     return "".join(unit if len(up := unit.upper()) != 1 else up for unit in text)
 
 
+@functools.lru_cache(maxsize=1024)
 def parse_image(name: str) -> ImagePath | None:
     """Take an image name apart; None for a name that is no path, such as that of a minimal process (``Registry``)."""
     text = upper_case(name)
@@ -152,7 +155,7 @@ def _may_stand_for(told: str, text: str) -> bool:
     All ends that a match could have reached in `told` are followed at once, a bit each, so that no text costs more than
     its length times that of the other.
     """
-    if not _NOT_XML.search(text):
+    if not NOT_XML.search(text):
         return False
     where: dict[str, list[int]] = {}
     for at, unit in enumerate(told):
@@ -161,7 +164,7 @@ def _may_stand_for(told: str, text: str) -> bool:
     whole = (1 << (len(told) + 1)) - 1
     ends = 1
     for unit in text:
-        if _NOT_XML.match(unit):
+        if NOT_XML.match(unit):
             for _ in range(_STAND_IN):
                 ends |= ends << 1
             ends &= whole

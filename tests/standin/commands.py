@@ -11,6 +11,7 @@ import datetime
 import hashlib
 import itertools
 import queue
+import re
 import threading
 
 from cryptography import x509
@@ -290,12 +291,16 @@ def audit_mark(windows, context, Log):
     yield {"Newest": records[-1][0] if records else 0, "Oldest": records[0][0] if records else 0}
 
 
+# What the guest module replaces.
+UNSENDABLE = re.compile("[\ud800-\udfff\ufffe\uffff]")
+
+
 @command("Export-NtproofAuditEvent")
 def audit_events(windows, context, Log, After):
     wanted = {"Security": (4688, 4689), "Sysmon": (1, 5)}[Log]
     for number, event, xml in log_records(windows, Log):
         if number > After and event in wanted:
-            yield {"RecordId": number, "EventId": event, "Xml": xml}
+            yield {"RecordId": number, "EventId": event, "Xml": UNSENDABLE.sub("\ufffd", xml)}
 
 
 @command("Set-NtproofVerifier")

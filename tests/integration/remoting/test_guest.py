@@ -176,6 +176,14 @@ def test_audit_records_after_a_mark_come_in_the_order_of_the_log(guest, standin)
     assert guest.audit_is_complete(mark)
 
 
+def test_a_record_with_a_text_that_xml_cannot_carry_comes_all_the_same(guest, standin):
+    standin.windows.record("Security", 4688, "<create>\x01 \x1b \ud83d \U0001f600 \uffff</create>")
+
+    (record,) = guest.audit_records(0)
+
+    assert record.xml == "<create>\x01 \x1b \ufffd \U0001f600 \ufffd</create>"
+
+
 def test_a_log_that_lost_records_after_the_mark_is_not_complete(guest, standin):
     mark = guest.audit_mark()
     for _ in range(5):

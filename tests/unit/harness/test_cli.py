@@ -122,7 +122,13 @@ def test_every_history_is_replayed_on_one_machine_that_is_reset_between_them(cap
         (["run", "nowhere.json"], "nowhere.json: cannot read it"),
         (["replay", "{histories}", "--id", "nobody"], "no history nobody"),
         (["check", "{scenario}", "{histories}"], "a recorded history has no scenario"),
-        (["check", "{scenario}"], "not JSON"),
+        (["check", "{scenario}"], "one JSON object a line, which a scenario has not"),
+        (["check", "{capture}", "{scenario}"], "of two files the first is the scenario, the second the capture"),
+        (["replay", "{capture}"], "a capture, not recorded histories; 'ntproof check' judges it"),
+        (["replay", "{empty}"], "the file is empty"),
+        (["run", "{scenario}", "--verifier", "x"], "error: --verifier x: Driver Verifier has no option 'x'"),
+        (["run", "{scenario}", "--verifier", "none", "--vm", "nope"], "there is no machine 'nope'"),
+        (["build", "--out", "{binary}"], "binary: File exists; name a folder that can be written"),
         (["check", "{empty}"], "the file is empty"),
         (["check", "{binary}"], "not UTF-8"),
         (["run", "{scenario}", "--driver", "nothing.sys"], "nothing.sys: no such file"),
@@ -137,7 +143,7 @@ def test_a_mistake_of_the_user_is_one_message_and_exit_code_2(files, capsys, arg
     (files / "empty").write_text("\n\n")
     (files / "binary").write_bytes(b"\xff\xfe\x00")
     names = {"histories": histories_file(), "scenario": files / "scenario.json"}
-    names |= {"empty": files / "empty", "binary": files / "binary", "folder": files}
+    names |= {"empty": files / "empty", "binary": files / "binary", "folder": files, "capture": files / "none.jsonl"}
 
     assert cli.main([argument.format(**names) for argument in arguments]) == ExitCode.USER_ERROR
 
@@ -162,6 +168,15 @@ def test_an_error_of_the_machine_ends_with_the_code_of_its_owner(files, capsys, 
     assert capsys.readouterr().err == f"ntproof: error: {error}\n"
 
 
+def test_a_defect_of_the_harness_accuses_no_driver(files, capsys, machine_of):
+    machine_of(RecursionError("too deep"))
+
+    assert cli.main(["run", str(files / "scenario.json")]) == ExitCode.MACHINE_ERROR
+    error = capsys.readouterr().err
+    assert "RecursionError: too deep" in error
+    assert error.endswith("ntproof: error: a defect of ntproof itself; please report it with what is above\n")
+
+
 def test_a_capture_that_cannot_be_written_whole_is_named(files, capsys, machine_of):
     machine_of(FakeMachine())
 
@@ -184,6 +199,37 @@ def test_output_that_cannot_be_written_is_one_message(files):
     assert run.returncode == ExitCode.MACHINE_ERROR
 
 
+def test_a_name_that_no_terminal_should_get_is_shown_escaped(files, capsys):
+    stored = files / "none.jsonl"
+    stored.write_text(
+        stored.read_text().replace('"scenario": "everything"', '"scenario": "\\ud800 \\u001b[31m\\u202e é"')
+    )
+
+    assert cli.main(["check", str(stored)]) == ExitCode.PASSED
+    assert capsys.readouterr().out.startswith("\\ud800 \\x1b[31m\\u202e é: passed (")
+
+
+def test_output_that_takes_ascii_alone_gets_every_name(files, monkeypatch):
+    stored = files / "none.jsonl"
+    stored.write_text(stored.read_text().replace('"scenario": "everything"', '"scenario": "\\u00e9"'))
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+
+    run = ntproof("check", str(stored), stdout=subprocess.PIPE)
+
+    assert run.stdout.startswith("\\xe9: passed (")
+    assert run.returncode == ExitCode.PASSED
+
+
+def test_an_interruption_while_the_commands_are_loaded_is_one_message(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_parser", interrupted)
+
+    assert cli.main([]) == cli.INTERRUPTED
+    assert capsys.readouterr().err == "ntproof: interrupted\n"
+
+
 def test_closed_output_is_one_message(files):
     run = ntproof("check", str(files / "none.jsonl"), preexec_fn=lambda: os.close(1))
 
@@ -201,6 +247,11 @@ def test_a_reader_that_goes_away_never_turns_a_failure_into_a_pass(files):
 
     assert run.stderr == ""
     assert run.returncode == cli.OUTPUT_CLOSED
+
+
+def test_the_version_is_that_of_the_distribution(capsys):
+    assert cli.main(["--version"]) == 0
+    assert re.fullmatch(r"ntproof \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
 def test_help_names_the_exit_codes(capsys):

@@ -20,7 +20,8 @@ from harness.build.signing.authenticode import without_signature
 from harness.build.signing.signer import KeySigner
 from harness.errors import ImageError
 from harness.inspection.inspect import inspect
-from harness.inspection.report import lines, printable, to_json
+from harness.inspection.report import lines, to_json
+from harness.printable import printable
 from tests.fixtures.resources import string, tree, version_info, with_resources
 from tests.fuzzing.inspect_images import broken_by, main, mutated
 

@@ -117,6 +117,12 @@ class TestWindowsMachines:
         what = "options.connect, options.slots, options.artefacts.name"
         self.asks(run, what, ("qemu+ssh://lab/system", 8, "evidence"), artefacts=False).assert_outcomes(passed=1)
 
+    def test_a_folder_of_the_project_may_begin_at_the_users_home(self, run, pytester, monkeypatch):
+        monkeypatch.setenv("HOME", str(pytester.path / "home"))
+        (pytester.path / "pyproject.toml").write_text('[tool.ntproof]\nartefacts = "~/evidence"\n')
+        what = "options.artefacts.parts[-2:]"
+        self.asks(run, what, ("home", "evidence"), artefacts=False).assert_outcomes(passed=1)
+
     def test_the_table_of_who_signs_is_none_of_these_options(self, run, pytester):
         signing = '[tool.ntproof.signing]\nsource = "pkcs12"\nfile = "team.pfx"\n'
         (pytester.path / "pyproject.toml").write_text(self.TABLE + signing)
@@ -143,13 +149,17 @@ class TestWindowsMachines:
             ),
             ("[tool]\nntproof = 4\n", "*tool.ntproof: expected a table"),
             ("[tool.ntproof\n", "*pyproject.toml: *"),
+            (
+                "[tool.ntproof]\nartefacts = '~no-such-user/x'\n",
+                "*: ~no-such-user/x: no home folder of such a user*",
+            ),
             ("[tool.ntproof.signin]\n", "*pyproject.toml: tool.ntproof: unknown key 'signin'*"),
         ],
     )
     def test_a_mistake_in_the_project_is_one_usage_error(self, run, pytester, table, message):
         # pytest itself reads the file of its own configuration, so that a broken one ends there.
         (pytester.path / "pyproject.toml").write_text(table)
-        refuses(run(PASSES), f"ERROR: {message}")
+        refuses(run(PASSES, artefacts=False), f"ERROR: {message}")
 
     @pytest.mark.parametrize("given", ["0", "65", "-1", "four", "", "\u0664"])
     def test_a_number_of_slots_that_cannot_be_is_refused(self, run, given):
@@ -165,6 +175,7 @@ class TestWindowsMachines:
         self.asks(run, what, "None").assert_outcomes(passed=1)
         (pytester.path / "pyproject.toml").write_text('[tool.ntproof]\nverifier = "ddi"\n')
         self.asks(run, what, "ddi").assert_outcomes(passed=1)
+        self.asks(run, what, "None", "--verifier=none").assert_outcomes(passed=1)
 
     def test_a_name_that_the_verifier_does_not_have_is_refused(self, run, pytester):
         refuses(run(PASSES, "--verifier=speciel-pool"), "ERROR: --verifier speciel-pool: *did you mean special-pool?*")
@@ -177,3 +188,9 @@ class TestWindowsMachines:
 
     def test_what_a_machine_says_of_its_progress_is_shown(self, run):
         run(PASSES, vm="slow").stdout.fnmatch_lines(["waiting for the guest", "ntproof: fake: build 19041"])
+
+    @pytest.mark.parametrize("capture", ["fd", "sys", "no"])
+    def test_so_is_that_of_one_that_is_made_while_a_test_is_set_up(self, run, capture):
+        result = run(PASSES, f"--capture={capture}", vm="other,slow", subprocess=True)
+        result.assert_outcomes(passed=2)
+        result.stdout.fnmatch_lines(["waiting for the guest"])

@@ -7,6 +7,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from harness import cli
+from harness.exit_codes import ExitCode
+
 pytest_plugins = ["pytester"]
 
 LAUNCH = """
@@ -57,6 +60,13 @@ class TestHeader:
         result = run(source, vm=None, driver=False, subprocess=True)
         result.assert_outcomes(passed=1)
         assert "ntproof" not in re.sub(r"(?m)^plugins:.*$", "", result.stdout.str())
+
+    @pytest.mark.parametrize("xdist", [(), ("-n", "1", "-p", "xdist.plugin")], ids=["alone", "xdist"])
+    def test_a_run_whose_tests_bring_their_own_drivers_builds_and_names_none(self, run, monkeypatch, xdist):
+        monkeypatch.setattr("harness.build.build_driver", None)
+        result = run("def test_it(clean_machine): pass", *xdist, driver=False)
+        result.assert_outcomes(passed=1)
+        result.stdout.fnmatch_lines(["ntproof: machine fake", "ntproof: fake: build 19041"])
 
     def test_collecting_alone_says_nothing(self, run):
         assert "ntproof: machine" not in run("def test_it(machine): pass", "--collect-only").stdout.str()
@@ -158,7 +168,19 @@ class TestArtefacts:
             "scenario-1.jsonl",
         ]
 
-    def test_a_failed_assertion_keeps_nothing(self, run, pytester):
+    def test_what_a_test_saw_before_it_failed_is_kept_without_any_crash(self, run, pytester):
+        result = run(failing("launch(machine, 'C:\\\\a.exe'), driver.read(); assert 0", "machine, driver"))
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(["*- artefacts -*", "*/report.txt", "*/read.jsonl", "ntproof: kept of 1 test: *"])
+        (report,) = (pytester.path / "kept").glob("*/report.txt")
+        assert "AssertionError" in report.read_text()
+
+    def test_so_is_the_capture_of_a_scenario_that_the_model_finds_wrong(self, run, pytester):
+        run(TestVerdicts.SCENARIO, vm="skipping").assert_outcomes(failed=1)
+        (capture,) = (pytester.path / "kept").glob("*/scenario-1.jsonl")
+        assert cli.main(["check", str(capture)]) == ExitCode.DRIVER_FAILED
+
+    def test_a_failed_assertion_of_a_test_that_saw_nothing_keeps_nothing(self, run, pytester):
         result = run("def test_it(machine): assert 0")
         assert not (pytester.path / "kept").exists()
         assert "ntproof: kept" not in result.stdout.str()
@@ -221,6 +243,19 @@ class TestDriverFaults:
             ]
         )
         assert "fake_stations.py" not in result.stdout.str()
+
+    @pytest.mark.parametrize("xdist", [(), ("-n", "1", "-p", "xdist.plugin")], ids=["alone", "xdist"])
+    def test_the_summary_and_the_junit_file_begin_with_the_fault(self, run, pytester, monkeypatch, xdist):
+        monkeypatch.setenv("COLUMNS", "200")
+        result = run(failing('launch(machine, "C:\\\\crash.exe")'), "--junitxml=report.xml", *xdist)
+        result.stdout.fnmatch_lines(["FAILED *::test_it?fake? - MachineCrashed: bugcheck 0xD5 *"])
+        (failure,) = ElementTree.parse(pytester.path / "report.xml").iter("failure")
+        assert failure.get("message").startswith("MachineCrashed: bugcheck 0xD5 ")
+        assert "launch(machine," in failure.text
+
+    def test_one_line_for_each_failure_names_the_line_of_the_test(self, run):
+        result = run(failing('launch(machine, "C:\\\\crash.exe")'), "--tb=line")
+        result.stdout.fnmatch_lines(["*/test_*.py:5: MachineCrashed: bugcheck 0xD5 *"])
 
     def test_an_error_that_is_its_own_cause_is_reported_like_any(self, run):
         source = """
@@ -352,6 +387,14 @@ class TestInfrastructure:
         result = run("def test_one(machine): pass\ndef test_two(machine): pass\n", vm="unconfigured")
         result.assert_outcomes(errors=1, skipped=1)
         result.stdout.fnmatch_lines(["E   MachineConfigurationError: image win11 is not built; run ntproof image *"])
+
+    @pytest.mark.parametrize("error", ["MachineConfigurationError", "MissingExport"])
+    def test_what_one_test_asks_for_in_vain_stops_no_other(self, run, error):
+        source = f"import vm.errors\ndef test_one(machine): raise vm.errors.{error}('no such file')\n"
+        source += source.replace("test_one", "test_two") + "def test_next(machine): pass\n"
+        result = run(source)
+        result.assert_outcomes(errors=2, passed=1)
+        result.stdout.fnmatch_lines([f"E   {error}: no such file"])
 
     def test_junit_calls_it_an_error(self, run, pytester):
         run(failing('launch(machine, "C:\\\\break.exe")'), "--junitxml=report.xml")
@@ -488,10 +531,11 @@ class TestFixtures:
         from harness.errors import BuildError
 
         def fail(name: str, **_options: object) -> None:
-            raise BuildError("procnotify/entry.c:12: error: expected ';'")
+            raise BuildError("procnotify/entry.c:12: error: expected ';'\n   12 | return 0")
 
         monkeypatch.setattr("harness.build.build_driver", fail)
         tests = f"def test_one({fixture}): pass\ndef test_two({fixture}): pass\n"
         result = run(tests, driver=False)
         result.assert_outcomes(errors=1, skipped=1)
         result.stdout.fnmatch_lines(["E   BuildError: procnotify/entry.c:12: error: expected ';'"])
+        assert result.stdout.str().count("12 | return 0") == 1

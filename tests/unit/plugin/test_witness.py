@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from harness import cli
+from harness.exit_codes import ExitCode
 from tests.unit.plugin.test_reports import LAUNCH, TestVerdicts, junit_properties
 
 pytest_plugins = ["pytester"]
@@ -35,6 +37,16 @@ def test_what_the_machine_recorded_otherwise_fails_the_test_that_read_it(run):
             "E     image-name *other.exe*a.exe*",
         ]
     )
+
+
+@pytest.mark.parametrize(("source", "capture"), [(READS, "read"), (TestVerdicts.SCENARIO, "scenario-1")])
+def test_both_sides_are_kept_for_another_look(run, pytester, source, capture):
+    run(source, WITNESS, vm="misled").assert_outcomes(failed=1)
+    (folder,) = (pytester.path / "kept").iterdir()
+
+    arguments = ["check", "--witness", str(folder / "witness-1-Security.xml"), str(folder / f"{capture}.jsonl")]
+
+    assert cli.main(arguments) == ExitCode.DRIVER_FAILED
 
 
 def test_a_scenario_fails_likewise_with_the_witness_verdict(run):

@@ -270,6 +270,24 @@ def test_the_agent_keeps_numbered_lines_and_exit_codes(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("units", "sent"),
+    [
+        ("a\ud83d\ude00b", "a\ud83d\ude00b"),
+        ("\ud83d", "\ufffd"),
+        ("\ude00\ud83d", "\ufffd\ufffd"),
+        ("\ud83dx\ude00", "\ufffdx\ufffd"),
+        ("\ud83d\ud83d\ude00", "\ufffd\ud83d\ude00"),
+        ("\ufffe\uffff\ufeff\x01\ufffd", "\ufffd\ufffd\ufeff\x01\ufffd"),
+    ],
+)
+def test_a_record_is_sent_without_what_no_client_can_read(units, sent):
+    """.NET's expressions see UTF-16 units, as does Python where each is a character of its own."""
+    (pattern,) = re.findall(r"\$unsendable = '([^']*)'", SOURCE.decode())
+
+    assert re.sub(pattern, "\ufffd", units) == sent
+
+
 def test_the_hash_of_the_module_covers_each_of_its_files():
     module = load_module()
     changed = {type(module)({**module.files, name: module.files[name] + b"\n"}).sha256 for name in FILES}

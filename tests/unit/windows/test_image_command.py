@@ -167,6 +167,7 @@ def test_an_image_that_is_not_there_is_a_mistake_of_the_user(store, capsys, acti
 
     assert code == ExitCode.USER_ERROR
     assert "there is no image 'win11'" in err
+    assert "there: none" in err
 
 
 def test_an_unfinished_build_is_removed_when_asked(store, host, iso, package, capsys):

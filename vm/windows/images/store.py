@@ -229,7 +229,8 @@ class ImageStore:
         _check_name(name)
         folder = self.root / name
         if not folder.is_dir():
-            raise MachineConfigurationError(f"there is no image {name!r} in {self.root}: {', '.join(self.names())}")
+            there = ", ".join(self.names()) or "none"
+            raise MachineConfigurationError(f"there is no image {name!r} in {self.root}; there: {there}")
         path = folder / manifest.FILE_NAME
         busy = f"machines run on image {name!r}; end them first"
         if path.is_file():
@@ -247,7 +248,8 @@ class ImageStore:
         """
         _check_name(name)
         if name not in self.unfinished():
-            raise MachineConfigurationError(f"there is no unfinished build {name!r}: {', '.join(self.unfinished())}")
+            there = ", ".join(self.unfinished()) or "none"
+            raise MachineConfigurationError(f"there is no unfinished build {name!r} in {self.root}; there: {there}")
         with self._build_lock(name):
             self._remove_folder(self.root / BUILDS / name)
 

@@ -152,7 +152,8 @@ def test_what_cannot_be_built_is_told_with_the_option(capsys, arguments, expecte
         ("wdk = 10.0", "tool.ntproof.wdk: expected a text, not 10.0"),
         ('control-flow-guard = "yes"', "tool.ntproof.control-flow-guard: expected true or false, not 'yes'"),
         ('toolchain = "gcc"', "[tool.ntproof] toolchain = gcc: there is no such toolchain"),
-        ("toolchain =", "pyproject.toml: "),
+        ("toolchain =", "pyproject.toml: not valid TOML: "),
+        ('tool-chain = "wdk"', "pyproject.toml: tool.ntproof: unknown key 'tool-chain'"),
     ],
 )
 def test_a_wrong_setting_names_its_key(capsys, tmp_path, table, expected):
@@ -162,6 +163,15 @@ def test_a_wrong_setting_names_its_key(capsys, tmp_path, table, expected):
 
     assert code == ExitCode.USER_ERROR
     assert expected in text
+
+
+def test_what_should_hold_the_settings_and_is_no_table_is_named(capsys, tmp_path):
+    (tmp_path / "pyproject.toml").write_text("tool = 5\n")
+
+    code, text = said(capsys, "build")
+
+    assert code == ExitCode.USER_ERROR
+    assert "pyproject.toml: tool: expected a table" in text
 
 
 def test_pytest_refuses_a_toolchain_that_cannot_be_used(tmp_path):

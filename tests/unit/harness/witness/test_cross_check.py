@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from harness.capture import Launched
 from harness.notification import Create, Exit, Gap
 from harness.verdict import Kind
-from harness.witness import Origin, cross_check
+from harness.witness import Origin, cross_check, lives
 from harness.witness.cross_check import (
     TOLERATED_CREATOR,
     TOLERATED_DENIED,
@@ -318,3 +318,27 @@ def test_nothing_in_common_is_no_verdict_against_anybody():
     assert verdict.passed
     assert verdict.statistics["processes seen by both"] == 0
     assert cross_check([], as_log([])).passed
+
+
+def test_a_pid_that_is_used_over_and_over_is_looked_at_near_its_place_alone(monkeypatch):
+    """A missed event makes every life of its pid doubtful; all pairs of them would be the square of their number."""
+    events = []
+    for index in range(2000):
+        at = 2 * index + 1
+        pid = 100 + 4 * (index % 5)
+        events += [create(at, pid, command_line=f"{index}"), Exit(at + 1, 0, pid, 0)]
+    asked = Counter()
+
+    allow = lives._Anchors.allow
+
+    def counted(anchors, left, right):
+        asked["pairs"] += 1
+        return allow(anchors, left, right)
+
+    monkeypatch.setattr(lives._Anchors, "allow", counted)
+
+    verdict = cross_check([event for event in events if event.sequence not in {1001, 1002}], as_log(events))
+
+    assert verdict.kinds() == {Kind.MISSING_CREATE, Kind.MISSING_EXIT}
+    assert verdict.total == 2
+    assert 400 <= asked["pairs"] <= 2000 * 20

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from harness.errors import InputError
 from harness.notification import Create, Exit
 from harness.witness import Origin, event_xml, read_event_xml, read_witness
+from harness.witness.event_xml import read_event_texts
+from harness.witness.names import Agreement, compare_command_lines
 from tests.unit.harness.witness.world import IMAGES, as_log, to_xml, worlds
 
 EVENTS = [
@@ -120,6 +122,43 @@ def test_a_command_line_that_the_policy_left_out_is_unknown(write):
     assert without.event.command_line is None
 
 
+# What XML has no place for, and what has no name in it, as Windows renders them.
+UNCARRIABLE = ["\0", "\x01", "\x1b", "\ud83d", "\udc00\ud83d", "\uffff", "&#x1;", "&#0;", "&#xD800;", "&#x110000;"]
+
+
+@pytest.mark.parametrize("text", UNCARRIABLE)
+def test_what_xml_cannot_carry_hides_no_event(text):
+    (found,) = read_event_texts([one_event(data=rows(**{**CREATION, "CommandLine": f"a {text}b"}))], "the log")
+
+    assert found.event.command_line in {"a \ufffdb", "a \ufffd\ufffdb"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("size", [80, 81, 82, 83, 1000])
+def test_nor_does_it_in_a_file_read_in_pieces(write, monkeypatch, encoding, size):
+    monkeypatch.setattr(event_xml, "_CHUNK", size)
+    data = rows(**{**CREATION, "CommandLine": "&#x1;&#65;&amp;\ud83d&#x1;\x01" * 20})
+    content = one_event(data=data).encode(encoding, "surrogatepass")
+
+    (found,) = read_event_xml(write(content))
+
+    assert found.event.command_line == "\ufffdA&\ufffd\ufffd\ufffd" * 20
+
+
+def test_a_command_line_that_xml_could_not_carry_agrees_with_the_drivers():
+    for text in ("app \ud83d end", "app \x1b[31m", "app \uffff\ufffe\ufeff"):
+        (found,) = read_event_texts([one_event(data=rows(**{**CREATION, "CommandLine": text}))], "the log")
+
+        assert compare_command_lines(text, found.event.command_line) is Agreement.QUIRK
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_known_without_a_byte_order_mark(write, encoding):
+    log = as_log(EVENTS)
+
+    assert read_witness(write(to_xml(log), encoding))[0].events == log.events
+
+
 def test_sysmons_unknown_process_has_no_image(write):
     data = rows(ProcessId="1000", Image="&lt;unknown process&gt;")
     (found,) = read_event_xml(write(one_event(data=data, number="5", provider="Microsoft-Windows-Sysmon")))
@@ -199,7 +238,7 @@ def test_a_binary_log_is_refused_with_the_command_that_renders_it(write):
         read_witness(write(b"ElfFile\0" + bytes(4096)))
 
 
-@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"<\xff>", codecs.BOM_UTF16_BE + b"\xd8\x00"])
+@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"<\xff>", codecs.BOM_UTF16_BE + b"\xd8", b"<\xfc>"])
 def test_text_in_no_known_encoding_is_refused(write, data):
     with pytest.raises(InputError, match="neither UTF-8 nor UTF-16"):
         read_witness(write(data))

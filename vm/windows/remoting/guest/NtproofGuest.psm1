@@ -796,6 +796,9 @@ function Export-NtproofAuditEvent {
         [long] $After
     )
     # From the newest record back to the mark, so that a long log costs nothing; then in the order of the log.
+    # Lone surrogates and noncharacters of a command line are in the XML as they are; no client can read them from PSRP.
+    $unsendable = '[\uD800-\uDBFF](?![\uDC00-\uDFFF])|(?<![\uD800-\uDBFF])[\uDC00-\uDFFF]|[\uFFFE\uFFFF]'
+    $replacement = [string] [char] 0xFFFD
     $query = Get-NtproofLogQuery -Log $Log
     $query.ReverseDirection = $true
     $found = New-Object -TypeName 'System.Collections.Generic.Stack[object]'
@@ -809,7 +812,7 @@ function Export-NtproofAuditEvent {
                 $found.Push([PSCustomObject] @{
                         RecordId = [long] $record.RecordId
                         EventId  = [int] $record.Id
-                        Xml      = [string] $record.ToXml()
+                        Xml      = [string] ($record.ToXml() -replace $unsendable, $replacement)
                     })
             }
             finally {
