@@ -10,7 +10,7 @@ require_remoting()
 
 from vm import win32  # noqa: E402
 from vm.errors import Win32Error  # noqa: E402
-from vm.machine import Account, ImageKind, LaunchRequest  # noqa: E402
+from vm.machine import Account, ImageKind, LaunchRequest, ServiceState  # noqa: E402
 
 APP = "C:\\ntproof\\app.exe"
 DEVICE = "\\\\.\\ProcNotify"
@@ -77,6 +77,41 @@ def test_a_driver_that_cannot_be_unloaded_makes_the_machine_be_put_back(machine,
 
     assert guest.domain.asked == ["revert"]
     assert_clean(machine, guest)
+
+
+def test_a_driver_whose_service_was_deleted_while_it_ran_is_unloaded_all_the_same(machine, guest, driver_path):
+    use(machine, driver_path)
+    machine.delete_driver("procnotify")
+    machine.reset()
+
+    assert guest.domain.asked == []
+    assert_clean(machine, guest)
+    machine.install_driver("procnotify", driver_path)
+    assert machine.driver_state("procnotify") is ServiceState.STOPPED
+
+
+def test_a_driver_that_stays_loaded_after_its_service_was_deleted_makes_the_machine_be_put_back(
+    machine, guest, driver_path
+):
+    use(machine, driver_path)
+    with guest.windows.system.using() as emulated:
+        emulated.open_device(DEVICE)
+    machine.stop_driver("procnotify")
+    machine.delete_driver("procnotify")
+    machine.reset()
+
+    assert guest.domain.asked == ["revert"]
+    assert_clean(machine, guest)
+
+
+def test_a_service_of_the_guests_own_that_was_touched_makes_the_machine_be_put_back(machine, guest, driver_path):
+    machine.install_driver("procnotify", driver_path)
+    with guest.windows.system.using() as emulated:
+        guest.windows.system.create_service(emulated, "theirs", "C:\\Windows\\theirs.sys")
+    machine.delete_driver("theirs")
+    machine.reset()
+
+    assert guest.domain.asked == ["revert"]
 
 
 def test_a_file_that_cannot_be_removed_makes_the_machine_be_put_back(machine, guest):

@@ -35,6 +35,7 @@ class Drivers:
 
     Attributes:
         hashes: SHA-256 of the image of each service that was installed since the machine was put back.
+        changed_others: whether a service was started, stopped or deleted that was not created here.
     """
 
     def __init__(self, link: GuestLink, patience: Patience, verifier: VerifierSettings | None) -> None:
@@ -46,18 +47,20 @@ class Drivers:
         self._verified: set[str] = set()
         self._services: dict[str, tuple[str, str]] = {}
         self.hashes: dict[str, str] = {}
+        self.changed_others = False
 
     def clear(self, *, reverted: bool) -> None:
         """No service is left; where the guest was put back, no file and no certificate either."""
         self._services.clear()
         self.hashes.clear()
+        self.changed_others = False
         if reverted:
             self._present.clear()
             self._trusted.clear()
             self._verified.clear()
 
     def services(self) -> list[str]:
-        """Names of the services that were created and not deleted."""
+        """Names of the services that were created, deleted or not."""
         return [name for name, _ in self._services.values()]
 
     def install(self, service: str, image: Path, parameters: Mapping[str, RegistryValue]) -> None:
@@ -92,15 +95,18 @@ class Drivers:
         if known is not None:
             self._verify(known[1], facts.build)
         self._link.agent().start_service(service, deadline=self._patience.driver)
+        self._note_change(service)
 
     def stop(self, service: str) -> ServiceState:
         """Stop a service; its state afterwards. Raises as Machine.stop_driver."""
-        return self._link.agent().stop_service(service, deadline=self._patience.driver)
+        state = self._link.agent().stop_service(service, deadline=self._patience.driver)
+        self._note_change(service)
+        return state
 
     def delete(self, service: str) -> None:
         """Delete a service. Raises as Machine.delete_driver."""
         self._link.agent().delete_service(service)
-        self._services.pop(service.lower(), None)
+        self._note_change(service)
 
     def state(self, service: str) -> ServiceState:
         """A service's state. Raises as Machine.driver_state."""
@@ -109,6 +115,9 @@ class Drivers:
     def verifies(self) -> bool:
         """Whether Driver Verifier was set up since the machine was put back."""
         return bool(self._verified)
+
+    def _note_change(self, service: str) -> None:
+        self.changed_others |= service.lower() not in self._services
 
     def _verify(self, driver: str, build: int) -> None:
         """Have Driver Verifier watch a driver from its load on."""

@@ -362,6 +362,8 @@ class WindowsMachine:
             self._traces.add(Trace.CRASHED)
         if self._drivers.verifies():
             self._traces.add(Trace.VERIFIER_CHANGED)
+        if self._drivers.changed_others:
+            self._traces.add(Trace.SERVICE_CHANGED)
 
     def _undo(self) -> set[Trace]:
         """Undo everything step by step; what could not be."""

@@ -16,8 +16,10 @@ from vm.windows.agent.protocol import Member
 from vm.windows.hypervisor.reset import Trace
 from vm.windows.machine.processes import LaunchedProcess
 
-_GONE: Final = frozenset({win32.ERROR_SERVICE_DOES_NOT_EXIST, win32.ERROR_SERVICE_MARKED_FOR_DELETE})
-_STOPPED_BEFORE: Final = frozenset({win32.ERROR_SERVICE_NOT_ACTIVE, *_GONE})
+_DELETED_BEFORE: Final = frozenset({win32.ERROR_SERVICE_DOES_NOT_EXIST, win32.ERROR_SERVICE_MARKED_FOR_DELETE})
+_STOPPED_BEFORE: Final = frozenset({win32.ERROR_SERVICE_NOT_ACTIVE, *_DELETED_BEFORE})
+_AT_ONCE: Final = 5.0
+"""Seconds for what ought to take no time, and does only where a driver keeps the service control manager waiting."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Remains:
         requests: names of device requests that were started and not finished.
         handles: names of open device handles.
         processes: that were launched and are not known to have ended.
-        services: that were created and not deleted.
+        services: that were created, deleted or not: a driver outlives its service's deletion.
         files: that were provided.
     """
 
@@ -71,6 +73,7 @@ def undo(remains: Remains, *, deadline: float) -> set[Trace]:
 
 def _steps(remains: Remains, driver: float) -> Iterator[tuple[Request, Trace]]:
     """Each request, and what it means when it fails."""
+    at_once = milliseconds(_AT_ONCE)
     for handle in remains.handles:
         yield ("close", {"device": handle}), Trace.CLEANUP_FAILED
     for request in remains.requests:
@@ -78,12 +81,12 @@ def _steps(remains: Remains, driver: float) -> Iterator[tuple[Request, Trace]]:
         yield ("finish", {"request": request, "deadline_ms": milliseconds(1)}), Trace.DRIVER_STUCK
     for process in remains.processes:
         if process.agent is remains.agent:
-            yield ("terminate", {"process": process.label, "deadline_ms": milliseconds(5)}), Trace.PROCESSES_LEFT
+            yield ("terminate", {"process": process.label, "deadline_ms": at_once}), Trace.PROCESSES_LEFT
             yield ("release", {"process": process.label}), Trace.CLEANUP_FAILED
     for service in remains.services:
         yield ("stop_service", {"service": service, "deadline_ms": milliseconds(driver)}), Trace.DRIVER_STUCK
-        yield ("delete_service", {"service": service}), Trace.CLEANUP_FAILED
-        yield ("query_service", {"service": service}), Trace.DRIVER_STUCK
+        yield ("delete_service", {"service": service, "deadline_ms": at_once}), Trace.CLEANUP_FAILED
+        yield ("query_service", {"service": service, "deadline_ms": at_once}), Trace.DRIVER_STUCK
     for path in remains.files:
         yield ("remove", {"path": path}), Trace.CLEANUP_FAILED
 
@@ -94,9 +97,10 @@ def _failed(operation: str, answer: dict[str, Member]) -> bool:
         case "stop_service":
             return error not in {0, *_STOPPED_BEFORE}
         case "delete_service":
-            return error not in {0, *_GONE}
+            return error not in {0, *_DELETED_BEFORE}
         case "query_service":
-            return error not in _GONE
+            # One that is marked for deletion stays until its driver is unloaded and nobody has it open.
+            return error != win32.ERROR_SERVICE_DOES_NOT_EXIST
         case "finish":
             return answer.get("done") is not True
         case "terminate":
