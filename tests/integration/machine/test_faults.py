@@ -14,15 +14,17 @@ require_remoting()
 from tests.integration.machine.conftest import Misuse, with_access  # noqa: E402
 from tests.standin.certificates import make_certificate  # noqa: E402
 from tests.standin.local_guest import PASSWORD  # noqa: E402
+from tests.standin.ntguest import OPERATIONS  # noqa: E402
 from tests.standin.sshd import StandInSsh, make_host_key  # noqa: E402
 from vm.emulated.kernel import KernelOptions  # noqa: E402
 from vm.errors import DriverHung, MachineBroken, MachineConfigurationError, MachineCrashed  # noqa: E402
-from vm.machine import ServiceState  # noqa: E402
+from vm.machine import LaunchRequest, ServiceState  # noqa: E402
 from vm.windows.agent.errors import AgentRefused  # noqa: E402
 from vm.windows.hypervisor.crash import GuestPanic  # noqa: E402
 from vm.windows.machine.access import Patience  # noqa: E402
 from vm.windows.remoting.errors import IdentityChanged  # noqa: E402
 
+APP = "C:\\ntproof\\app.exe"
 FAST_FAIL, KERNEL_SECURITY_CHECK_FAILURE = 3, 0x139
 
 
@@ -170,6 +172,34 @@ def test_a_call_that_the_agent_cannot_bring_back_from_the_driver_is_a_hang(machi
     assert guest.domain.asked[0] == "NMI"
     with pytest.raises(DriverHung):
         machine.system_time()
+
+
+def does_not_end(_plan, request):
+    """What ntguest.exe answers when a process that was told to end still runs at the deadline."""
+    request.text("process")
+    request.number("status", 0xFFFF_FFFF)
+    request.seconds()
+    request.complete()
+    return {"win32_error": 0, "pid": 4, "exited": False, "exit_code": None}
+
+
+@pytest.mark.parametrize("end", ["exit", "terminate"])
+def test_a_process_that_a_driver_does_not_let_end_is_a_hang(machine, guest, misuse, monkeypatch, end):
+    machine.provide_image(APP)
+    pid = machine.launch(LaunchRequest(APP, "app")).pid
+    monkeypatch.setitem(OPERATIONS, end, does_not_end)
+
+    with pytest.raises(DriverHung, match="still runs after 20 s"):
+        (machine.exit_process if end == "exit" else machine.terminate_process)(pid)
+
+
+def test_a_process_that_does_not_end_without_a_driver_is_the_machines_failure(machine, monkeypatch):
+    machine.provide_image(APP)
+    pid = machine.launch(LaunchRequest(APP, "app")).pid
+    monkeypatch.setitem(OPERATIONS, "terminate", does_not_end)
+
+    with pytest.raises(MachineBroken, match="still runs after 20 s"):
+        machine.terminate_process(pid)
 
 
 def test_a_connection_that_breaks_is_the_machines_failure_and_not_a_hang(machine, guest, misuse):

@@ -25,7 +25,7 @@ from vm.windows.agent.protocol import (
     optional_integer,
     optional_text,
 )
-from vm.windows.remoting.errors import GuestProtocolError
+from vm.windows.remoting.errors import CommandTimedOut, GuestProtocolError
 
 CANCELLED_WITHIN: Final = 10.0
 """Seconds that ntguest.exe gives a driver to complete a request that it cancelled (driver/guest/agent.h)."""
@@ -62,14 +62,6 @@ class Launched:
     image_name: str | None
     command_line: str | None
     command_line_read: bool
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a process ended; `exited` is False where it still runs."""
-
-    exited: bool
-    exit_code: int | None
 
 
 @dataclass(frozen=True)
@@ -214,13 +206,13 @@ class Agent:
         """Resume a process that was launched suspended."""
         self._succeeded(self._ask("resume", process=label), "ResumeThread", f"process {label}")
 
-    def exit(self, label: str, status: int) -> Ended:
-        """Have a process end by itself, and wait for that."""
-        return self._end("exit", label, status)
+    def exit(self, label: str, status: int) -> None:
+        """Have a process end by itself, and wait for that. Raises CommandTimedOut for one that still runs then."""
+        self._end("exit", label, status)
 
-    def terminate(self, label: str, status: int) -> Ended:
-        """Terminate a process, and wait until it is gone."""
-        return self._end("terminate", label, status)
+    def terminate(self, label: str, status: int) -> None:
+        """Terminate a process, and wait until it is gone. Raises CommandTimedOut for one that still runs then."""
+        self._end("terminate", label, status)
 
     def running(self, labels: list[str]) -> list[bool]:
         """Whether each process still runs, in one round trip."""
@@ -317,13 +309,20 @@ class Agent:
             operation, deadline=deadline + self._slack, service=service, deadline_ms=milliseconds(deadline)
         )
 
-    def _end(self, operation: str, label: str, status: int) -> Ended:
+    def _end(self, operation: str, label: str, status: int) -> None:
         answer = self._ask(
             operation, process=label, status=status & 0xFFFF_FFFF, deadline_ms=milliseconds(self._patience)
         )
         self._succeeded(answer, {"exit": "ExitProcess"}.get(operation, "TerminateProcess"), f"process {label}")
         with self._read(operation):
-            return Ended(flag(answer, "exited"), optional_integer(answer, "exit_code"))
+            gone = flag(answer, "exited")
+        if not gone:
+            # Windows calls drivers on the way out of a process: one that keeps it there keeps it for ever.
+            raise CommandTimedOut(
+                f"the process was told to end and still runs after {self._patience:g} s",
+                endpoint=self.client.endpoint,
+                command=operation,
+            )
 
     def _succeeded(self, answer: Members, call: str, detail: str) -> None:
         with self._read(call):
