@@ -233,8 +233,31 @@ def test_a_guest_that_restarts_in_mid_call_is_the_machines_failure_and_not_a_han
     assert guest.domain.asked == []
 
 
+def test_a_guest_whose_ssh_server_alone_is_gone_does_not_hang(machine, guest, misuse):
+    guest.ssh.stop()
+
+    with pytest.raises(MachineBroken, match="agent is gone") as broken:
+        machine.driver_state("misuse")
+
+    assert not isinstance(broken.value, DriverHung)
+    assert "NMI" not in guest.domain.asked
+
+
+def test_a_panic_that_is_told_long_after_the_connection_broke_is_a_crash_and_no_hang(machine, guest, misuse):
+    guest.ssh.stop()
+    guest.remoting.stop()
+    threading.Timer(1.5, guest.domain.panics, [GuestPanic(0xD1, (1, 2, 0, 4), "GUEST_PANICKED")]).start()
+
+    with pytest.raises(MachineCrashed) as crashed:
+        machine.driver_state("misuse")
+
+    assert crashed.value.report.code == 0xD1
+    assert "NMI" not in guest.domain.asked
+
+
 def test_a_guest_that_is_cut_off_with_a_driver_loaded_hangs(machine, guest, misuse):
     guest.ssh.stop()
+    guest.remoting.stop()
 
     with pytest.raises(DriverHung) as hung:
         machine.driver_state("misuse")
