@@ -33,8 +33,10 @@ PROGRAM: Final = "C:\\ntproof\\benchmark.exe"
 FIGURES: Final = (
     Figure("revert_s", "revert to first remote answer", "s", "at most 2, better 1"),
     Figure("deploy_mb_per_s", "deploy of a driver package of 5 MB", "MB/s", "at least 30"),
+    Figure("bare_sftp_mb_per_s", "the same bytes over SFTP alone", "MB/s"),
     Figure("unchanged_package_bytes", "deploy of an unchanged package", "bytes", "0"),
     Figure("remote_call_ms", "a remote call", "ms", "at most 30"),
+    Figure("bare_remote_call_ms", "a cmdlet that does nothing", "ms"),
     Figure("agent_call_ms", "a call of the agent", "ms"),
     Figure("four_clones_s", "four clones reachable", "s", "at most 5"),
     Figure("test_overhead_ms", "overhead of a test beside the revert", "ms", "at most 50"),
@@ -72,7 +74,7 @@ def measure(
     progress: Callable[[str], None],
     make: Callable[[str, MachineOptions], Machine],
 ) -> tuple[MachineFacts, dict[str, Spread]]:
-    """Take every figure on a Windows machine.
+    """Take every figure on a Windows machine; that of SFTP is left out where the guest has no SSH server.
 
     Args:
         name: the machine's name.
@@ -100,7 +102,7 @@ def measure(
     progress(f"{benchmark.CLONES} clones at once")
     taken = benchmark.clones(lambda worker: make(name, replace(options, worker=worker)), rounds)
     figures["four_clones_s"] = spread(taken)
-    return facts, {figure.key: figures[figure.key] for figure in FIGURES}
+    return facts, {figure.key: figures[figure.key] for figure in FIGURES if figure.key in figures}
 
 
 def spread(values: Iterable[float], scale: float = 1.0) -> Spread:
@@ -118,6 +120,10 @@ def _parts(machine: Machine, driver: DriverImage, rounds: int) -> tuple[tuple[st
     return (
         ("reverts", lambda: {"revert_s": spread(benchmark.reverts(machine, rounds))}),
         ("remote calls", lambda: {"remote_call_ms": spread(benchmark.remote_calls(link, 20 * rounds), 1e3)}),
+        (
+            "cmdlets that do nothing",
+            lambda: {"bare_remote_call_ms": spread(benchmark.bare_calls(link, 20 * rounds), 1e3)},
+        ),
         ("calls of the agent", lambda: {"agent_call_ms": spread(benchmark.agent_calls(link, 20 * rounds), 1e3)}),
         (f"deployment of random bytes, seed {benchmark.SEED}", lambda: _deployments(machine, rounds)),
         ("overhead of a test", lambda: _overheads(machine, driver, rounds)),
@@ -130,8 +136,11 @@ def _deployments(machine: Machine, rounds: int) -> Spreads:
 
     assert isinstance(machine, WindowsMachine)
     with tempfile.TemporaryDirectory(prefix="ntproof-bench-") as scratch:
-        rates, unchanged = benchmark.deployments(machine.link, Path(scratch), rounds)
-    return {"deploy_mb_per_s": spread(rates, 1e-6), "unchanged_package_bytes": spread([unchanged])}
+        found = benchmark.deployments(machine.link, Path(scratch), rounds)
+    figures = {"deploy_mb_per_s": spread(found.rates, 1e-6), "unchanged_package_bytes": spread([found.unchanged])}
+    if found.bare_rates:
+        figures["bare_sftp_mb_per_s"] = spread(found.bare_rates, 1e-6)
+    return figures
 
 
 def _overheads(machine: Machine, driver: DriverImage, rounds: int) -> Spreads:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 
 from tests.standin.requirements import require_remoting
@@ -58,3 +60,11 @@ def test_clones_have_workers_and_slots_of_their_own(taken):
     assert len(clones) == 2 * CLONES
     assert {options.worker for options in clones} == {f"bench{number}" for number in range(CLONES)}
     assert all(options.slots >= CLONES for options in (first, *clones))
+
+
+def test_a_guest_without_ssh_has_no_figure_of_it():
+    with closing(make_machine(MachineOptions(), ssh=False)) as machine:
+        figures = windows_benchmark._deployments(machine, 1)
+
+    assert figures.keys() == {"deploy_mb_per_s", "unchanged_package_bytes"}
+    assert figures["deploy_mb_per_s"].median > 0

@@ -301,6 +301,10 @@ def import_module(pool, Name):
     return ()
 
 
+def out_null(pool):
+    return ()
+
+
 def new_item(pool, Path, ItemType, Force):
     assert ItemType == "Directory"
     pool.windows.files.make_folder(str(Path))
@@ -326,6 +330,7 @@ def get_file_hash(pool, LiteralPath, Algorithm):
 BUILTINS = {
     "Set-ExecutionPolicy": set_execution_policy,
     "Import-Module": import_module,
+    "Out-Null": out_null,
     "New-Item": new_item,
     "Set-Content": set_content,
     "Add-Content": add_content,

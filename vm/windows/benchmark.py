@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vm.errors import MachineBroken
 from vm.windows.agent.protocol import Malformed, octets
+from vm.windows.remoting.deadline import Deadline
+from vm.windows.remoting.psrp import Call
+from vm.windows.remoting.session import DEFAULT_DEADLINE
 
 if TYPE_CHECKING:
     from vm.machine import Machine
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 
 PACKAGE_BYTES: Final = 5_000_000
 PACKAGE_PATH: Final = "C:\\ntproof\\benchmark.bin"
+BARE_PATH: Final = "C:\\ntproof\\benchmark-bare.bin"
 TOUCHED: Final = "C:\\ntproof\\benchmark.exe"
 CLONES: Final = 4
 STREAM_BYTES: Final = 0x10000
@@ -48,14 +53,35 @@ def remote_calls(link: GuestLink, count: int) -> list[float]:
     return _times(lambda: session.call("Get-NtproofGuestInfo"), count)
 
 
+def bare_calls(link: GuestLink, count: int) -> list[float]:
+    """Seconds of a cmdlet that does nothing: what PowerShell Remoting takes of a remote call."""
+    session = link.session()
+    return _times(lambda: session.run_builtin([Call("Out-Null")], Deadline(DEFAULT_DEADLINE)), count)
+
+
 def agent_calls(link: GuestLink, count: int) -> list[float]:
     """Seconds of one line to the agent and its answer."""
     agent = link.agent()
     return _times(agent.time, count)
 
 
-def deployments(link: GuestLink, folder: Path, count: int) -> tuple[list[float], int]:
-    """Bytes a second with which changed packages arrive, hashes compared, and the bytes that unchanged ones took.
+@dataclass
+class Deployments:
+    """What came of sending packages.
+
+    Attributes:
+        rates: bytes a second with which changed packages arrive, hashes compared.
+        bare_rates: bytes a second of the same bytes over SFTP alone, taken in turn with the packages; none without SSH.
+        unchanged: bytes that crossed the line for packages that were there already.
+    """
+
+    rates: list[float] = field(default_factory=list)
+    bare_rates: list[float] = field(default_factory=list)
+    unchanged: int = 0
+
+
+def deployments(link: GuestLink, folder: Path, count: int) -> Deployments:
+    """Send packages, and their bytes again as the link alone carries them.
 
     Args:
         link: connections to the guest.
@@ -65,18 +91,23 @@ def deployments(link: GuestLink, folder: Path, count: int) -> tuple[list[float],
     Raises:
         MachineBroken: not the whole package was sent, so that the figure would mean nothing.
     """
-    rates, unchanged = [], 0
+    found = Deployments()
     package = folder / "package.bin"
     source = random.Random(SEED)  # noqa: S311 - no secret, but bytes that do not compress
     for _ in range(count):
         package.write_bytes(source.randbytes(PACKAGE_BYTES))
         begin = time.perf_counter()
         sent = link.files().send({PACKAGE_PATH: package}).bytes_sent
-        rates.append(PACKAGE_BYTES / (time.perf_counter() - begin))
+        found.rates.append(PACKAGE_BYTES / (time.perf_counter() - begin))
         if sent != PACKAGE_BYTES:
             raise MachineBroken(f"of a package of {PACKAGE_BYTES} bytes {sent} were sent")
-        unchanged += link.files().send({PACKAGE_PATH: package}).bytes_sent
-    return rates, unchanged
+        found.unchanged += link.files().send({PACKAGE_PATH: package}).bytes_sent
+        if link.has_ssh:
+            with link.sftp() as sftp, package.open("rb") as file:
+                begin = time.perf_counter()
+                sftp.write(BARE_PATH, file, Deadline(DEFAULT_DEADLINE))
+                found.bare_rates.append(PACKAGE_BYTES / (time.perf_counter() - begin))
+    return found
 
 
 def streamed(link: GuestLink, device: str, code: int, data: bytes, enough: Callable[[bytes], bool]) -> float:

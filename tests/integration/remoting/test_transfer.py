@@ -74,6 +74,18 @@ def test_a_file_that_did_not_change_is_not_sent_again(files, source):
     assert again.method == "none"
 
 
+def test_a_folder_that_is_there_costs_no_command(session, connect, standin, source):
+    files = GuestFiles(session, connect)
+    files.send({TARGET: source})
+    source.write_bytes(b"another")
+    standin.requests.clear()
+
+    files.send({TARGET: source})
+
+    assert standin.windows.files.read(TARGET) == b"another"
+    assert standin.requests.count("Command") == 2, "what is there, and the name for what was sent"
+
+
 def test_only_what_changed_is_sent(files, standin, source, tmp_path):
     other = tmp_path / "other.exe"
     other.write_bytes(b"MZ 1")

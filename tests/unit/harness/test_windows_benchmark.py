@@ -90,8 +90,10 @@ def test_keys_are_stable_and_each_has_words():
     assert [figure.key for figure in FIGURES] == [
         "revert_s",
         "deploy_mb_per_s",
+        "bare_sftp_mb_per_s",
         "unchanged_package_bytes",
         "remote_call_ms",
+        "bare_remote_call_ms",
         "agent_call_ms",
         "four_clones_s",
         "test_overhead_ms",
@@ -111,7 +113,7 @@ def test_a_row_shows_the_spread_and_the_target():
         "0.80 s to 1.40 s",
         "at most 2, better 1",
     )
-    assert bench.spread_row(FIGURES[2], figures)[1:] == ("0 bytes", "", "0")
+    assert bench.spread_row(FIGURES[3], figures)[1:] == ("0 bytes", "", "0")
 
 
 @pytest.mark.parametrize("given", ["0", "1001", "-1", "two", ""])

@@ -89,7 +89,20 @@ class GuestLink:
 
     def files(self) -> GuestFiles:
         """Files to and from the guest; they share the administrator's SSH connection. Raises as `session`."""
-        return GuestFiles(self.session(), None if self._access.host_key is None else self._sftp)
+        return GuestFiles(self.session(), (lambda _deadline: self.sftp()) if self.has_ssh else None)
+
+    @property
+    def has_ssh(self) -> bool:
+        """Whether the guest has an SSH server, as far as its image says."""
+        return self._access.host_key is not None
+
+    def sftp(self) -> SftpConnection:
+        """A channel for files over the administrator's SSH connection, of a guest that has an SSH server.
+
+        Raises:
+            ConnectionFailed, IdentityChanged, CredentialsRefused: as SshConnection.
+        """
+        return SftpConnection(self._login(Account.ADMINISTRATOR))
 
     def agent(self, account: Account = Account.ADMINISTRATOR) -> Agent:
         """The agent that runs as an account.
@@ -177,16 +190,13 @@ class GuestLink:
             session.close()
 
     def _channel(self, account: Account) -> SshChannel | PsrpChannel:
-        if self._access.host_key is not None:
+        if self.has_ssh:
             return SshChannel(self._login(account), NTGUEST)
         if account is not Account.ADMINISTRATOR:
             raise UnsupportedByMachine(
                 "the guest has no SSH server, over which alone calls as a standard user can be made"
             )
         return PsrpChannel(self.session(), NTGUEST)
-
-    def _sftp(self, _deadline: Deadline) -> SftpConnection:
-        return SftpConnection(self._login(Account.ADMINISTRATOR))
 
     def _login(self, account: Account) -> SshConnection:
         known = self._logins.get(account)

@@ -126,3 +126,7 @@ class GuestProtocolError(RemotingError):
 
 class TransferFailed(RemotingError):
     """A file did not arrive as it was sent, or could not be sent in time."""
+
+
+class NoSuchPath(TransferFailed):
+    """The folder to write a file into, or the file to read, is not there."""

@@ -26,6 +26,7 @@ from vm.windows.remoting.errors import (
     ConnectionLost,
     CredentialsRefused,
     IdentityChanged,
+    NoSuchPath,
     TransferFailed,
 )
 
@@ -225,11 +226,12 @@ class SftpConnection:
         """Write a file anew; the number of bytes.
 
         Args:
-            path: a DOS path with drive; its folder exists.
+            path: a DOS path with drive.
             source: read to its end.
             deadline: by when it must be done.
 
         Raises:
+            NoSuchPath: its folder is not there.
             TransferFailed: the guest refuses, or the deadline passed.
             ConnectionLost: the connection broke.
         """
@@ -282,6 +284,8 @@ class SftpConnection:
             raise TransferFailed(f"{path} was not done within {deadline.seconds:g} s", endpoint=place) from error
         except (paramiko.SSHException, EOFError, ConnectionError) as error:
             raise ConnectionLost(f"SSH broke at {path} ({error or type(error).__name__})", endpoint=place) from error
+        except FileNotFoundError as error:
+            raise NoSuchPath(f"{path} or its folder is not there", endpoint=place) from error
         except OSError as error:
             if not self._connection.alive:
                 raise ConnectionLost(f"SSH broke at {path} ({error})", endpoint=place) from error

@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 
 from vm.errors import MachineConfigurationError, Win32Error
 from vm.windows.remoting.deadline import Deadline
-from vm.windows.remoting.errors import ConnectionFailed, ConnectionLost, GuestCommandFailed, TransferFailed
+from vm.windows.remoting.errors import ConnectionFailed, ConnectionLost, GuestCommandFailed, NoSuchPath, TransferFailed
 from vm.windows.remoting.session import GuestSession
 from vm.windows.remoting.ssh import SftpConnection
 
@@ -136,10 +136,8 @@ class GuestFiles:
         unfinished = path + UNFINISHED
         size = None
         if sftp is not None:
-            self._make_folder(path, limit)
             try:
-                with source.open("rb") as file:
-                    size = sftp.write(unfinished, file, limit)
+                size = self._write(sftp, path, source, limit)
             except ConnectionLost as error:
                 logger.warning("%s; files go through PowerShell Remoting, which is slower", error)
                 sftp.close()
@@ -160,6 +158,15 @@ class GuestFiles:
                 f"{path} arrived but cannot be put in its place: {error}", endpoint=str(self._session.endpoint)
             ) from error
         return size, sftp
+
+    def _write(self, sftp: SftpConnection, path: str, source: Path, limit: Deadline) -> int:
+        with source.open("rb") as file:
+            try:
+                return sftp.write(path + UNFINISHED, file, limit)
+            except NoSuchPath:
+                # Most folders are there, and looking first would cost each file a round trip.
+                self._make_folder(path, limit)
+                return sftp.write(path + UNFINISHED, file, limit)
 
     def _make_folder(self, path: str, limit: Deadline) -> None:
         """Make the folder of a file; raises TransferFailed where the guest refuses, as it does on a full disk."""
