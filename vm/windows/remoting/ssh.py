@@ -245,12 +245,15 @@ class SftpConnection:
             self._limit(deadline)
         return written
 
-    def read(self, path: str, target: BinaryIO, deadline: Deadline) -> int:
-        """Read a whole file; the number of bytes. Raises as `write`."""
+    def read(self, path: str, target: BinaryIO, deadline: Deadline, *, most: int) -> int:
+        """Read a whole file of at most `most` bytes; the number of bytes. Raises as `write`."""
         read = 0
         with self._translated(path, deadline), self._sftp.file(remote_path(path), "rb") as file:
             self._limit(deadline)
             size = file.stat().st_size or 0
+            if size > most:
+                # Before anything is asked for by that size, which is only what the guest says.
+                raise TransferFailed(f"{path} has {size} bytes, {most} at most are taken", endpoint=str(self._endpoint))
             file.prefetch(size)
             while chunk := file.read(CHUNK):
                 self._limit(deadline)
