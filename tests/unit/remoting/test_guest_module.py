@@ -266,6 +266,7 @@ def test_the_agent_keeps_numbered_lines_and_exit_codes(tmp_path):
         "killed True",
         "out [a b] ",
         "exit [] 7",
+        "disposed",
         r'"a b" "c\"d" "e\\" "f\\\\\"g" ""',
     ]
 
