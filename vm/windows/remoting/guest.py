@@ -127,10 +127,6 @@ class Guest:
         row = self.session.one("Install-NtproofCertificate", Certificate=certificate, Store=store.value)
         return _read(InstalledCertificate, row)
 
-    def uninstall_certificate(self, thumbprint: str) -> None:
-        """Trust it no longer; nothing happens where it was not trusted."""
-        self.session.call("Uninstall-NtproofCertificate", Thumbprint=thumbprint)
-
     # Programs
 
     def run_program(
@@ -204,10 +200,6 @@ class Guest:
         data = self.session.one("Read-NtproofFileChunk", Path=path, Offset=0, Count=count)["Data"]
         assert isinstance(data, bytes)
         return data
-
-    def keep_dumps(self, dump_type: int = 1, *, auto_reboot: bool = False) -> None:
-        """Set what happens at a bugcheck: 0 no dump, 1 complete, 2 kernel, 3 small, 7 automatic."""
-        self.session.call("Set-NtproofCrashControl", DumpType=dump_type, AutoReboot=auto_reboot)
 
     def restart(self, *, delay: int = 1, deadline: float = 600.0) -> None:
         """Restart the guest and connect to it again.
