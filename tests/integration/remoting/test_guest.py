@@ -174,6 +174,15 @@ def test_a_log_that_lost_records_after_the_mark_is_not_complete(guest, standin):
     assert not guest.audit_is_complete(mark)
 
 
+def test_a_log_that_was_cleared_after_the_mark_is_not_complete(guest, standin):
+    for _ in range(5):
+        standin.windows.record("Security", 4688, "<create/>")
+    mark = guest.audit_mark()
+    standin.windows.logs["Security"].clear()
+
+    assert not guest.audit_is_complete(mark)
+
+
 def test_sysmon_records_where_it_is_not_installed_are_a_named_failure(guest):
     with pytest.raises(GuestCommandFailed) as absent:
         guest.audit_mark("Sysmon")

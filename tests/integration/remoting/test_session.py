@@ -296,6 +296,15 @@ def test_a_question_is_asked_again_after_a_reset(session, standin, action):
     assert session.one("Get-NtproofMachineFact")["TestSigning"] is True
 
 
+def test_a_question_is_not_asked_again_of_a_guest_that_was_restarted_meanwhile(session, standin):
+    standin.reboot()
+
+    with pytest.raises(GuestRestarted, match="while it was asked"):
+        session.one("Get-NtproofMachineFact")
+    assert session.info.boot_id == standin.windows.boot_id
+    assert session.one("Get-NtproofMachineFact")["TestSigning"] is True
+
+
 def test_a_restarted_guest_is_recognised_and_connected_again(session, standin, hanging):
     rows = session.stream("Invoke-NtproofProgram", Path=AGENT, deadline=30)
     next(rows)

@@ -64,6 +64,8 @@ FORBIDDEN = {
     "an expandable string": r'"',
     # Which of several methods is meant, or of which type, is then left to PowerShell's guess.
     "an argument by reference": r"\[ref\]",
+    # X509Certificate.Equals: the same issuer name and serial number (Microsoft Learn).
+    "a comparison of certificates by something else than their thumbprint": r"Certificates\.(Contains|IndexOf)\(",
     "numbers of two types for one method": r"\[System\.Math\]::\w+\(\d",
     "a cmdlet of PowerShell 7": r"(?i)\b(Get-Error|Join-String|Remove-Service|Test-Json|Get-Uptime)\b",
     "a parameter of PowerShell 7": r"(?i)-(Parallel|AsByteStream|AsHashtable|AsUTC)\b",

@@ -173,8 +173,9 @@ class Guest:
 
     def audit_is_complete(self, mark: int, log: AuditLog = "Security") -> bool:
         """Whether the log still has every record after a mark, so that what is missing in it did not happen."""
-        oldest = _integer(self.session.one("Get-NtproofAuditMark", Log=log)["Oldest"])
-        return oldest <= mark + 1
+        row = self.session.one("Get-NtproofAuditMark", Log=log)
+        # A log that was cleared ends before the mark.
+        return _integer(row["Oldest"]) <= mark + 1 and _integer(row["Newest"]) >= mark
 
     # Verifier, crashes, restart
 

@@ -287,7 +287,9 @@ function Install-NtproofCertificate {
     $added = $false
     $opened = Open-NtproofStore -Name $Store
     try {
-        if (-not $opened.Certificates.Contains($read)) {
+        # X509Certificate.Equals, by which Contains compares, looks at issuer and serial number only.
+        $byThumbprint = [System.Security.Cryptography.X509Certificates.X509FindType]::FindByThumbprint
+        if ($opened.Certificates.Find($byThumbprint, $read.Thumbprint, $false).Count -eq 0) {
             $opened.Add($read)
             $added = $true
         }
