@@ -119,16 +119,24 @@ def test_service_errors_are_the_guests_own(machine, driver_path):
 
 def test_parameters_of_every_type_reach_the_registry(machine, guest, driver_path):
     machine.install_driver(
-        "procnotify", driver_path, parameters={"N": 7, "T": "text\ud800", "B": b"\0\xff", "On": True}
+        "procnotify", driver_path, parameters={"N": 7, "M": -1, "T": "text\ud800", "B": b"\0\xff", "On": True}
     )
 
     registry = guest.windows.system._machine.kernel.registry
     key = "\\Registry\\Machine\\SYSTEM\\CurrentControlSet\\Services\\procnotify\\Parameters"
-    found = {name: registry.value(key, name) for name in ("N", "T", "B", "On")}
+    found = {name: registry.value(key, name) for name in ("N", "M", "T", "B", "On")}
     assert found["N"].data == (7).to_bytes(4, "little")
+    assert found["M"].data == b"\xff" * 4
     assert found["T"].data.rstrip(b"\0").startswith("text".encode("utf-16-le"))
     assert found["B"].data == b"\0\xff"
     assert found["On"].data == (1).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize("value", ["x" * (1 << 19), bytes((1 << 20) + 1)], ids=["text", "data"])
+def test_a_parameter_that_the_agent_does_not_take_is_unsupported(machine, driver_path, value):
+    with pytest.raises(UnsupportedByMachine, match="1048576"):
+        machine.install_driver("procnotify", driver_path, parameters={"V": value})
+    assert machine.system_time() > 0, "the machine is as good as before"
 
 
 def test_a_standard_user_makes_calls_of_its_own(machine, guest, driver_path):

@@ -71,7 +71,6 @@ class WindowsMachine:
         occasion: names the folder in it for what is kept now.
         verifier: what Driver Verifier does with each driver.
         progress: is told in a line what takes long.
-        released: called once at the end, when the domain is given up.
 
     Attributes:
         link: every connection to the guest.
@@ -95,7 +94,6 @@ class WindowsMachine:
         occasion: Callable[[], str] = _machine,
         verifier: VerifierSettings | None = None,
         progress: Callable[[str], None] = _silent,
-        released: Callable[[], None] = lambda: None,
     ) -> None:
         self.patience = patience or Patience()
         self.devices = DeviceTable()
@@ -104,7 +102,6 @@ class WindowsMachine:
         self._profile = profile
         self._domain = domain
         self._progress = progress
-        self._released = released
         self.link = GuestLink(domain, access, self.patience)
         evidence = Evidence(
             domain, self.link, self.patience, lambda: None if artefacts is None else artefacts / occasion(), progress
@@ -252,7 +249,8 @@ class WindowsMachine:
         """CreateFile on a device, see the Machine protocol."""
         with self.calling(f"open {path} as {account.value}"):
             self._traces.add(Trace.DEVICE_OPENED)
-            agent, name = self.link.agent(account), self.devices.new_name("device")
+            agent = self.link.agent(account)
+            name = self.devices.new_handle(agent)
             agent.open(name, path, read=DeviceAccess.READ in access, write=DeviceAccess.WRITE in access)
         return WindowsHandle(self, agent, name, path)
 
@@ -352,9 +350,8 @@ class WindowsMachine:
             # The domain is destroyed at once: nobody in it needs to be told.
             self.link.cut()
             self.link.close()
-            self._domain.close()
         finally:
-            self._released()
+            self._domain.close()
 
     def _note_state(self) -> None:
         """What has happened to the machine without a call meeting it."""
