@@ -8,9 +8,12 @@ from tests.standin.requirements import require_remoting
 
 require_remoting()
 
+from tests.standin.ntguest import OPERATIONS  # noqa: E402
+from tests.standin.system import Stopped  # noqa: E402
 from vm import win32  # noqa: E402
-from vm.errors import Win32Error  # noqa: E402
+from vm.errors import MachineBroken, Win32Error  # noqa: E402
 from vm.machine import Account, ImageKind, LaunchRequest, ServiceState  # noqa: E402
+from vm.windows.hypervisor.crash import GuestPanic  # noqa: E402
 
 APP = "C:\\ntproof\\app.exe"
 DEVICE = "\\\\.\\ProcNotify"
@@ -122,6 +125,42 @@ def test_a_file_that_cannot_be_removed_makes_the_machine_be_put_back(machine, gu
     machine.reset()
 
     assert guest.domain.asked == ["revert"]
+
+
+def test_what_a_standard_user_holds_is_undone_before_the_driver_is_stopped(machine, guest, misuse):
+    machine.open_device("\\\\.\\Misuse", account=Account.STANDARD_USER)
+    machine.reset()
+
+    assert guest.domain.asked == []
+
+
+def test_a_crash_while_a_run_is_undone_is_told_and_the_machine_put_back(
+    machine, guest, driver_path, monkeypatch, caplog
+):
+    def crash(*_):
+        guest.domain.panics(GuestPanic(0xCE, (1, 2, 3, 4), "GUEST_PANICKED"))
+        raise Stopped
+
+    use(machine, driver_path)
+    with monkeypatch.context() as patched:
+        patched.setitem(OPERATIONS, "stop_service", crash)
+        machine.reset()
+
+    assert "0xCE" in caplog.text
+    assert guest.domain.asked == ["revert"]
+    assert_clean(machine, guest)
+
+
+def test_a_machine_that_could_not_be_put_back_is_so_before_it_is_used_again(machine, guest):
+    machine.provide_image(APP)
+    guest.domain.failing_reverts = 2
+    with pytest.raises(MachineBroken):
+        machine.reset(fresh=True)
+
+    machine.reset()
+
+    assert guest.domain.asked == ["revert"] * 3
+    assert machine.system_time() > 0
 
 
 def test_a_connection_that_broke_makes_the_machine_be_put_back(machine, guest, driver_path):

@@ -28,6 +28,7 @@ from vm.machine import (
 )
 from vm.verifier import VerifierSettings
 from vm.windows.agent.operations import error_of
+from vm.windows.hypervisor.crash import crash_report
 from vm.windows.hypervisor.reset import Trace, decide
 from vm.windows.leased_domain import LeasedDomain
 from vm.windows.machine.access import GuestAccess, Patience
@@ -47,15 +48,6 @@ from vm.windows.remoting.guest import GuestFacts
 logger = logging.getLogger(__name__)
 
 _CLOSED = "the machine was closed; make a new one"
-
-
-def _silent(_line: str) -> None:
-    """Tell nobody."""
-
-
-def _machine() -> str:
-    """What a machine is used for, where nobody says more."""
-    return "machine"
 
 
 class WindowsMachine:
@@ -91,9 +83,9 @@ class WindowsMachine:
         profile: str,
         patience: Patience | None = None,
         artefacts: Path | None = None,
-        occasion: Callable[[], str] = _machine,
+        occasion: Callable[[], str] = lambda: "machine",
         verifier: VerifierSettings | None = None,
-        progress: Callable[[str], None] = _silent,
+        progress: Callable[[str], None] = lambda _line: None,
     ) -> None:
         self.patience = patience or Patience()
         self.devices = DeviceTable()
@@ -365,20 +357,23 @@ class WindowsMachine:
     def _undo(self) -> set[Trace]:
         """Undo everything step by step; what could not be."""
         try:
-            main = self.link.agent()
             remains = Remains(
-                main,
+                self.link.agent(),
                 self.link.release_others(),
-                tuple(name for name, agent in self.devices.requests.items() if agent is main),
-                tuple(name for name, agent in self.devices.handles.items() if agent is main),
+                self.devices.requests,
+                self.devices.handles,
                 tuple(self._processes.alive()),
                 tuple(self._drivers.services()),
                 tuple(self._images.provided()),
             )
             return undo(remains, deadline=self.patience.driver)
         except RemotingError as error:
-            logger.info("%s: %s", self._name, error)
-            return {Trace.CONNECTION_LOST}
+            # No test runs that it could be the failure of: it is told, and the machine put back.
+            panic = self._domain.panic()
+            logger.warning(
+                "%s: while a run was undone: %s", self._name, crash_report(panic).summary() if panic else error
+            )
+            return {Trace.CRASHED if panic else Trace.CONNECTION_LOST}
 
     def _put_back(self) -> None:
         """Revert the domain; tried once more where it or the way to its guest fails."""
@@ -390,6 +385,7 @@ class WindowsMachine:
                 self._attach()
             except MachineBroken as error:
                 if last:
+                    self._traces.add(Trace.CONNECTION_LOST)
                     self._stopped = error
                     raise
                 logger.warning("%s: %s; trying once more", self._name, error)

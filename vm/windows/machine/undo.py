@@ -1,11 +1,11 @@
-"""Undoing what a test did on a Windows machine, in one round trip: handles, processes, services, files.
+"""Undoing what a test did on a Windows machine, in one round trip to each agent: handles, processes, services, files.
 
 The order is that in which nothing holds the next: a device that is open keeps its driver, a process its file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,9 +28,9 @@ class Remains:
 
     Attributes:
         agent: the administrator's.
-        others: further agents, whose processes and handles end with them.
-        requests: names of device requests that were started and not finished.
-        handles: names of open device handles.
+        others: further agents; they are closed.
+        requests: device requests that were started and not finished, with the agent that has them.
+        handles: open device handles, likewise.
         processes: that were launched and are not known to have ended.
         services: that were created, deleted or not: a driver outlives its service's deletion.
         files: that were provided.
@@ -38,8 +38,8 @@ class Remains:
 
     agent: Agent
     others: tuple[Agent, ...]
-    requests: tuple[str, ...]
-    handles: tuple[str, ...]
+    requests: Mapping[str, Agent]
+    handles: Mapping[str, Agent]
     processes: tuple[LaunchedProcess, ...]
     services: tuple[str, ...]
     files: tuple[str, ...]
@@ -50,7 +50,7 @@ def undo(remains: Remains, *, deadline: float) -> set[Trace]:
 
     Args:
         remains: what is left.
-        deadline: seconds for all of it.
+        deadline: seconds for what one agent has to do.
 
     Returns:
         What could not be undone; empty when nothing is left.
@@ -58,31 +58,39 @@ def undo(remains: Remains, *, deadline: float) -> set[Trace]:
     Raises:
         As AgentClient.ask_all.
     """
+    found: set[Trace] = set()
     for other in remains.others:
+        # Its end would do the same, but nobody is told when it has: a driver must not be stopped before.
+        found |= _take(list(_of_agent(remains, other)), other, deadline)
         other.client.close()
-    steps = list(_steps(remains, deadline / 2))
+    steps = [*_of_agent(remains, remains.agent), *_of_system(remains, deadline / 2)]
+    return found | _take(steps, remains.agent, deadline)
+
+
+def _take(steps: Sequence[tuple[Request, Trace]], agent: Agent, deadline: float) -> set[Trace]:
+    """Have an agent take steps; what those that failed mean."""
     if not steps:
         return set()
-    answers = remains.agent.client.ask_all([request for request, _ in steps], deadline=deadline, strict=False)
-    found: set[Trace] = set()
-    for (request, trace), answer in zip(steps, answers, strict=True):
-        if _failed(request[0], answer):
-            found.add(trace)
-    return found
+    answers = agent.client.ask_all([request for request, _ in steps], deadline=deadline, strict=False)
+    return {trace for (request, trace), answer in zip(steps, answers, strict=True) if _failed(request[0], answer)}
 
 
-def _steps(remains: Remains, driver: float) -> Iterator[tuple[Request, Trace]]:
-    """Each request, and what it means when it fails."""
-    at_once = milliseconds(_AT_ONCE)
-    for handle in remains.handles:
+def _of_agent(remains: Remains, agent: Agent) -> Iterator[tuple[Request, Trace]]:
+    """What an agent itself holds: each request, and what it means when it fails."""
+    for handle in (name for name, owner in remains.handles.items() if owner is agent):
         yield ("close", {"device": handle}), Trace.CLEANUP_FAILED
-    for request in remains.requests:
+    for request in (name for name, owner in remains.requests.items() if owner is agent):
         # Closing the handle cancelled it.
         yield ("finish", {"request": request, "deadline_ms": milliseconds(1)}), Trace.DRIVER_STUCK
-    for process in remains.processes:
-        if process.agent is remains.agent:
-            yield ("terminate", {"process": process.label, "deadline_ms": at_once}), Trace.PROCESSES_LEFT
-            yield ("release", {"process": process.label}), Trace.CLEANUP_FAILED
+    for process in (one for one in remains.processes if one.agent is agent):
+        at_once = milliseconds(_AT_ONCE)
+        yield ("terminate", {"process": process.label, "deadline_ms": at_once}), Trace.PROCESSES_LEFT
+        yield ("release", {"process": process.label}), Trace.CLEANUP_FAILED
+
+
+def _of_system(remains: Remains, driver: float) -> Iterator[tuple[Request, Trace]]:
+    """What the system holds, likewise."""
+    at_once = milliseconds(_AT_ONCE)
     for service in remains.services:
         yield ("stop_service", {"service": service, "deadline_ms": milliseconds(driver)}), Trace.DRIVER_STUCK
         yield ("delete_service", {"service": service, "deadline_ms": at_once}), Trace.CLEANUP_FAILED
