@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from vm.windows.driver_trust import TrustStore
 from vm.windows.remoting.deadline import Deadline
-from vm.windows.remoting.errors import CommandTimedOut, ConnectionLost
+from vm.windows.remoting.errors import CommandTimedOut, ConnectionLost, GuestProtocolError
 from vm.windows.remoting.session import DEFAULT_DEADLINE, GuestSession
 from vm.windows.remoting.values import Row
 
@@ -274,8 +274,12 @@ class GuestAgent:
             **arguments,
         )
         found = [line for row in rows for line in _lines(row)]
-        if found:
-            self._seen = found[-1].sequence
+        expected = range(self._seen + 1, self._seen + 1 + len(found))
+        if [line.sequence for line in found] != list(expected):
+            raise GuestProtocolError(
+                f"lines that are not those after {self._seen}", endpoint=str(self._session.endpoint), command=command
+            )
+        self._seen += len(found)
         return found
 
     def stop(self, wait: float = 5.0) -> int | None:

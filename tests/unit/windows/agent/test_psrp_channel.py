@@ -9,7 +9,7 @@ from vm.errors import Win32Error
 from vm.windows.agent.client import AgentClient
 from vm.windows.agent.psrp_channel import PsrpChannel
 from vm.windows.remoting.deadline import Deadline
-from vm.windows.remoting.errors import ConnectionFailed
+from vm.windows.remoting.errors import ConnectionFailed, GuestProtocolError
 
 PROGRAM = "C:\\ntproof\\ntguest.exe"
 
@@ -44,6 +44,17 @@ def test_a_program_that_cannot_be_started_is_no_answer_of_a_driver():
 
     with pytest.raises(ConnectionFailed, match=r"ntguest\.exe cannot be started: .*ERROR_FILE_NOT_FOUND"):
         PsrpChannel(ScriptedSession(refusal=missing), PROGRAM)
+
+
+@pytest.mark.parametrize("first", [-5, 0, 2, 2**62])
+def test_lines_that_are_not_the_next_ones_are_a_breach_of_the_protocol(first):
+    session = ScriptedSession("text")
+    session.call = lambda _name, **_arguments: [
+        {"Sequence": first, "Count": 1, "Stream": "out", "Text": "text", "ProcessId": 4, "ExitCode": None}
+    ]
+
+    with pytest.raises(GuestProtocolError, match="not those after 0"):
+        PsrpChannel(session, PROGRAM).receive(Deadline(5))
 
 
 def test_what_the_program_wrote_is_received_as_lines():
