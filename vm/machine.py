@@ -373,6 +373,8 @@ class Machine(Protocol):
             fresh: whether nothing of the run may be left at all, even what undoing each step would not leave.
 
         Raises:
+            MachineCrashed: it crashed after the last call or while it was brought there, which nobody was told yet; the
+                next reset revives it.
             MachineBroken: it cannot be brought there; the machine is of no more use.
         """
 

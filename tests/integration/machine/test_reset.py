@@ -11,7 +11,7 @@ require_remoting()
 from tests.standin.ntguest import OPERATIONS  # noqa: E402
 from tests.standin.system import Stopped  # noqa: E402
 from vm import win32  # noqa: E402
-from vm.errors import MachineBroken, Win32Error  # noqa: E402
+from vm.errors import MachineBroken, MachineCrashed, Win32Error  # noqa: E402
 from vm.machine import Account, ImageKind, LaunchRequest, ServiceState  # noqa: E402
 from vm.windows.hypervisor.crash import GuestPanic  # noqa: E402
 
@@ -134,20 +134,33 @@ def test_what_a_standard_user_holds_is_undone_before_the_driver_is_stopped(machi
     assert guest.domain.asked == []
 
 
-def test_a_crash_while_a_run_is_undone_is_told_and_the_machine_put_back(
-    machine, guest, driver_path, monkeypatch, caplog
-):
+def test_a_crash_while_a_run_is_undone_is_told(machine, guest, driver_path, monkeypatch):
     def crash(*_):
         guest.domain.panics(GuestPanic(0xCE, (1, 2, 3, 4), "GUEST_PANICKED"))
         raise Stopped
 
     use(machine, driver_path)
-    with monkeypatch.context() as patched:
-        patched.setitem(OPERATIONS, "stop_service", crash)
+    monkeypatch.setitem(OPERATIONS, "stop_service", crash)
+    with pytest.raises(MachineCrashed) as crashed:
+        machine.reset()
+    monkeypatch.undo()
+
+    assert (crashed.value.report.code, crashed.value.report.activity) == (0xCE, "undo what the run left")
+    machine.reset()
+    assert guest.domain.asked[-1] == "revert"
+    assert_clean(machine, guest)
+
+
+def test_a_crash_after_the_last_call_is_told_once_and_then_the_machine_is_put_back(machine, guest, driver_path):
+    machine.install_driver("procnotify", driver_path)
+    guest.domain.panics(GuestPanic(0xCE, (1, 2, 3, 4), "GUEST_PANICKED"))
+
+    with pytest.raises(MachineCrashed) as crashed:
         machine.reset()
 
-    assert "0xCE" in caplog.text
-    assert guest.domain.asked == ["revert"]
+    assert crashed.value.report.code == 0xCE
+    machine.reset()
+    assert guest.domain.asked[-1] == "revert"
     assert_clean(machine, guest)
 
 

@@ -30,7 +30,7 @@ from vm.windows.remoting.errors import (
 _SILENT: Final = (CommandTimedOut, GuestNotResponding)
 _STUCK: Final = "stuck"
 """What ntguest.exe answers when a call into the driver does not return, or a cancelled request does not end."""
-_LATER: Final = 1.0
+TOLD_WITHIN: Final = 1.0
 """Seconds by which a panic may be told later than the connection broke over it."""
 _OTHER_WAY: Final = 15.0
 """Seconds for remoting to answer where SSH did not, although the guest had all the time it may take for that."""
@@ -107,7 +107,7 @@ class Diagnosis:
         if state is DomainState.CRASHED:
             return self._domain.wait_for_panic(self._patience.panic) or GuestPanic(None, (0, 0, 0, 0), "domain state")
         if isinstance(error, _GONE) and not isinstance(error, GuestRestarted):
-            return self._domain.wait_for_panic(min(self._patience.panic, _LATER))
+            return self._domain.wait_for_panic(min(self._patience.panic, TOLD_WITHIN))
         return None
 
     def _crashed(self, panic: GuestPanic, activity: str) -> CrashReport:

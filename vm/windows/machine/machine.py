@@ -28,7 +28,6 @@ from vm.machine import (
 )
 from vm.verifier import VerifierSettings
 from vm.windows.agent.operations import error_of
-from vm.windows.hypervisor.crash import crash_report
 from vm.windows.hypervisor.reset import Trace, decide
 from vm.windows.leased_domain import LeasedDomain
 from vm.windows.machine.access import GuestAccess, Patience
@@ -36,7 +35,7 @@ from vm.windows.machine.devices import DeviceTable, WindowsHandle
 from vm.windows.machine.drivers import Drivers
 from vm.windows.machine.evidence import Evidence
 from vm.windows.machine.facts import machine_facts
-from vm.windows.machine.faults import Diagnosis
+from vm.windows.machine.faults import TOLD_WITHIN, Diagnosis
 from vm.windows.machine.images import Images
 from vm.windows.machine.link import GuestLink
 from vm.windows.machine.processes import Processes
@@ -310,7 +309,9 @@ class WindowsMachine:
         """Undo what was done, or put the guest back where that is not enough, see the Machine protocol."""
         if self._closed:
             raise MachineConfigurationError(_CLOSED)
-        self._note_state()
+        if self._stopped is None and (crash := self.crash) is not None:
+            raise MachineCrashed(crash)
+        self._note_settings()
         decision = decide(self._traces, fresh=fresh)
         if not decision.revert and self._traces:
             self._traces |= self._undo()
@@ -345,10 +346,7 @@ class WindowsMachine:
         finally:
             self._domain.close()
 
-    def _note_state(self) -> None:
-        """What has happened to the machine without a call meeting it."""
-        if self._stopped is None and self.link.is_cut:
-            self._traces.add(Trace.CRASHED)
+    def _note_settings(self) -> None:
         if self._drivers.verifies():
             self._traces.add(Trace.VERIFIER_CHANGED)
         if self._drivers.changed_others:
@@ -368,12 +366,10 @@ class WindowsMachine:
             )
             return undo(remains, deadline=self.patience.driver)
         except RemotingError as error:
-            # No test runs that it could be the failure of: it is told, and the machine put back.
-            panic = self._domain.panic()
-            logger.warning(
-                "%s: while a run was undone: %s", self._name, crash_report(panic).summary() if panic else error
-            )
-            return {Trace.CRASHED if panic else Trace.CONNECTION_LOST}
+            if self._domain.wait_for_panic(min(self.patience.panic, TOLD_WITHIN)) is not None:
+                raise self._stop(error, "undo what the run left") from error
+            logger.warning("%s: while a run was undone: %s", self._name, error)
+            return {Trace.CONNECTION_LOST}
 
     def _put_back(self) -> None:
         """Revert the domain; tried once more where it or the way to its guest fails."""
