@@ -172,6 +172,17 @@ def test_an_option_of_driver_verifier_that_needs_a_restart_is_refused_by_name(ma
         machine.start_driver("procnotify")
 
 
+def test_a_driver_whose_name_verifier_cannot_be_told_is_the_users_to_rename(make_machine, guest, driver_path, tmp_path):
+    spaced = tmp_path / "my driver.sys"
+    spaced.write_bytes(driver_path.read_bytes())
+    machine = make_machine(guest, verifier=parse_verifier("deadlock"))
+    machine.install_driver("procnotify", spaced)
+
+    with pytest.raises(MachineConfigurationError, match=r"my driver\.sys"):
+        machine.start_driver("procnotify")
+    assert machine.driver_state("procnotify") is ServiceState.STOPPED
+
+
 def test_a_guest_without_an_ssh_server_is_served_over_powershell_remoting_alone(make_guest, make_machine, driver_path):
     guest = make_guest(ssh=False)
     machine = make_machine(guest)

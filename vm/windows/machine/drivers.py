@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 DRIVER_FOLDER: Final = f"{FOLDER}\\drivers"
 _DIGITS: Final = 16
 """Of the image's SHA-256 in its path: each content has one of its own, so that none is written while it is loaded."""
+
+_VERIFIABLE: Final = re.compile(r"[A-Za-z0-9_.-]+\.sys", re.IGNORECASE)
+"""File names that the guest module passes on to verifier.exe."""
 
 
 class Drivers:
@@ -128,6 +132,11 @@ class Drivers:
             raise MachineConfigurationError(
                 f"--verifier {','.join(late)}: Windows build {build} takes that up only when it starts; leave it out, "
                 "or set it in the guest before its image is sealed"
+            )
+        if _VERIFIABLE.fullmatch(driver) is None:
+            raise MachineConfigurationError(
+                f"--verifier: {driver} is no file name that verifier.exe can be told; give the image one of letters, "
+                "digits, dots, hyphens and underscores that ends in .sys"
             )
         guest = self._link.guest()
         self._verified.add(driver.lower())
