@@ -375,6 +375,7 @@ class Machine(Protocol):
         Raises:
             MachineCrashed: it crashed after the last call or while it was brought there, which nobody was told yet; the
                 next reset revives it.
+            DriverHung: an unload routine did not return while it was brought there; likewise.
             MachineBroken: it cannot be brought there; the machine is of no more use.
         """
 

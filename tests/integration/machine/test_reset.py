@@ -9,9 +9,10 @@ from tests.standin.requirements import require_remoting
 require_remoting()
 
 from tests.standin.ntguest import OPERATIONS  # noqa: E402
+from tests.standin.plan_lines import Failed  # noqa: E402
 from tests.standin.system import Stopped  # noqa: E402
 from vm import win32  # noqa: E402
-from vm.errors import MachineBroken, MachineCrashed, Win32Error  # noqa: E402
+from vm.errors import DriverHung, MachineBroken, MachineCrashed, Win32Error  # noqa: E402
 from vm.machine import Account, ImageKind, LaunchRequest, ServiceState  # noqa: E402
 from vm.windows.hypervisor.crash import GuestPanic  # noqa: E402
 
@@ -146,6 +147,25 @@ def test_a_crash_while_a_run_is_undone_is_told(machine, guest, driver_path, monk
     monkeypatch.undo()
 
     assert (crashed.value.report.code, crashed.value.report.activity) == (0xCE, "undo what the run left")
+    machine.reset()
+    assert guest.domain.asked[-1] == "revert"
+    assert_clean(machine, guest)
+
+
+def test_an_unload_routine_that_does_not_return_while_a_run_is_undone_is_a_hang(
+    machine, guest, driver_path, monkeypatch
+):
+    def hang(_plan, request):
+        request.text("service")
+        raise Failed("stuck", win32_error=1460)
+
+    use(machine, driver_path)
+    monkeypatch.setitem(OPERATIONS, "stop_service", hang)
+    with pytest.raises(DriverHung, match="neither returns nor completes"):
+        machine.reset()
+    monkeypatch.undo()
+
+    assert guest.domain.asked[0] == "NMI"
     machine.reset()
     assert guest.domain.asked[-1] == "revert"
     assert_clean(machine, guest)

@@ -11,7 +11,7 @@ from typing import Final
 
 from vm.errors import DriverFault, DriverHung, MachineBroken, MachineCrashed
 from vm.machine import CrashReport
-from vm.windows.agent.errors import AgentRefused
+from vm.windows.agent.errors import STUCK, AgentRefused
 from vm.windows.hypervisor.crash import GuestPanic, crash_report
 from vm.windows.leased_domain import DomainState, LeasedDomain
 from vm.windows.machine.access import Patience
@@ -28,8 +28,6 @@ from vm.windows.remoting.errors import (
 )
 
 _SILENT: Final = (CommandTimedOut, GuestNotResponding)
-_STUCK: Final = "stuck"
-"""What ntguest.exe answers when a call into the driver does not return, or a cancelled request does not end."""
 TOLD_WITHIN: Final = 1.0
 """Seconds by which a panic may be told later than the connection broke over it."""
 _OTHER_WAY: Final = 15.0
@@ -66,7 +64,7 @@ class Diagnosis:
         try:
             if (ended := self._ended(error, activity)) is not None:
                 return ended
-            if isinstance(error, AgentRefused) and error.error == _STUCK:
+            if isinstance(error, AgentRefused) and error.error == STUCK:
                 return self.hang("the driver neither returns nor completes what it was asked", activity)
             if isinstance(error, _SILENT) or (isinstance(error, _GONE) and not self._answers(error)):
                 # Trying again takes long enough for the guest to end meanwhile.

@@ -27,6 +27,7 @@ from vm.machine import (
     WitnessedLog,
 )
 from vm.verifier import VerifierSettings
+from vm.windows.agent.errors import AgentRefused
 from vm.windows.agent.operations import error_of
 from vm.windows.hypervisor.reset import Trace, decide
 from vm.windows.leased_domain import LeasedDomain
@@ -366,7 +367,8 @@ class WindowsMachine:
             )
             return undo(remains, deadline=self.patience.driver)
         except RemotingError as error:
-            if self._domain.wait_for_panic(min(self.patience.panic, TOLD_WITHIN)) is not None:
+            stuck = isinstance(error, AgentRefused)
+            if stuck or self._domain.wait_for_panic(min(self.patience.panic, TOLD_WITHIN)) is not None:
                 raise self._stop(error, "undo what the run left") from error
             logger.warning("%s: while a run was undone: %s", self._name, error)
             return {Trace.CONNECTION_LOST}

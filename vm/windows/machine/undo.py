@@ -11,6 +11,7 @@ from typing import Final
 
 from vm import win32
 from vm.windows.agent.client import Request
+from vm.windows.agent.errors import STUCK, AgentRefused
 from vm.windows.agent.operations import Agent, milliseconds
 from vm.windows.agent.protocol import Member
 from vm.windows.hypervisor.reset import Trace
@@ -56,7 +57,8 @@ def undo(remains: Remains, *, deadline: float) -> set[Trace]:
         What could not be undone; empty when nothing is left.
 
     Raises:
-        As AgentClient.ask_all.
+        AgentRefused: ``stuck``, an unload routine does not return.
+        Others: as AgentClient.ask_all.
     """
     found: set[Trace] = set()
     for other in remains.others:
@@ -72,7 +74,13 @@ def _take(steps: Sequence[tuple[Request, Trace]], agent: Agent, deadline: float)
     if not steps:
         return set()
     answers = agent.client.ask_all([request for request, _ in steps], deadline=deadline, strict=False)
-    return {trace for (request, trace), answer in zip(steps, answers, strict=True) if _failed(request[0], answer)}
+    found: set[Trace] = set()
+    for ((operation, _), trace), answer in zip(steps, answers, strict=True):
+        if operation == "stop_service" and answer.get("error") == STUCK:
+            raise AgentRefused(STUCK, "", endpoint=agent.client.endpoint, operation=operation)
+        if _failed(operation, answer):
+            found.add(trace)
+    return found
 
 
 def _of_agent(remains: Remains, agent: Agent) -> Iterator[tuple[Request, Trace]]:
