@@ -172,6 +172,16 @@ def test_an_option_of_driver_verifier_that_needs_a_restart_is_refused_by_name(ma
         machine.start_driver("procnotify")
 
 
+@pytest.mark.parametrize("name", ["a:b.sys", "a|b.sys", "a\\..\\b.sys", "b.sys.", "\n.sys"])
+def test_an_image_of_a_name_that_windows_does_not_have_is_the_users_to_rename(machine, driver_path, tmp_path, name):
+    named = tmp_path / name
+    named.write_bytes(driver_path.read_bytes())
+
+    with pytest.raises(MachineConfigurationError, match="another one"):
+        machine.install_driver("procnotify", named)
+    assert machine.system_time() > 0
+
+
 def test_a_driver_whose_name_verifier_cannot_be_told_is_the_users_to_rename(make_machine, guest, driver_path, tmp_path):
     spaced = tmp_path / "my driver.sys"
     spaced.write_bytes(driver_path.read_bytes())

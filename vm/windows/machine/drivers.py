@@ -25,6 +25,8 @@ DRIVER_FOLDER: Final = f"{FOLDER}\\drivers"
 _DIGITS: Final = 16
 """Of the image's SHA-256 in its path: each content has one of its own, so that none is written while it is loaded."""
 
+_NO_FILE_NAME: Final = re.compile(r'[\x00-\x1f<>:"/\\|?*]|[ .]$')
+"""What no file name has (Microsoft Learn, "Naming Files, Paths, and Namespaces")."""
 _VERIFIABLE: Final = re.compile(r"[A-Za-z0-9_.-]+\.sys", re.IGNORECASE)
 """File names that the guest module passes on to verifier.exe."""
 
@@ -73,6 +75,8 @@ class Drivers:
             content = image.read_bytes()
         except OSError as error:
             raise MachineConfigurationError(f"{image} cannot be read: {error.strerror}") from error
+        if _NO_FILE_NAME.search(image.name):
+            raise MachineConfigurationError(f"{image}: Windows has no file of this name; give the image another one")
         trusted = _trust_of(content, image)
         digest = hashlib.sha256(content).hexdigest()
         path = f"{DRIVER_FOLDER}\\{digest[:_DIGITS]}\\{image.name}"
