@@ -18,6 +18,7 @@ from vm.errors import MachineConfigurationError, UnsupportedByMachine, Win32Erro
 from vm.machine import Account, LaunchRequest, Machine, ServiceState, WitnessedMachine  # noqa: E402
 from vm.verifier import parse_verifier  # noqa: E402
 from vm.windows.machine.embedded_certificates import certificates_of, thumbprint  # noqa: E402
+from vm.windows.remoting.transfer import GuestFiles  # noqa: E402
 
 DEVICE = "\\\\.\\ProcNotify"
 
@@ -170,6 +171,26 @@ def test_an_option_of_driver_verifier_that_needs_a_restart_is_refused_by_name(ma
 
     with pytest.raises(MachineConfigurationError, match="--verifier ddi"):
         machine.start_driver("procnotify")
+
+
+def test_an_image_that_is_built_anew_while_it_is_sent_is_not_taken_for_the_one_before(
+    machine, driver_path, tmp_path, monkeypatch
+):
+    image = tmp_path / "procnotify.sys"
+    image.write_bytes(driver_path.read_bytes())
+    send = GuestFiles.send
+
+    def meanwhile(files, wanted, **how):
+        image.write_bytes(driver_path.read_bytes() + bytes(8))
+        return send(files, wanted, **how)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(GuestFiles, "send", meanwhile)
+        with pytest.raises(MachineConfigurationError, match="was changed while it was sent"):
+            machine.install_driver("procnotify", image)
+    image.write_bytes(driver_path.read_bytes())
+    machine.install_driver("procnotify", image)
+    machine.start_driver("procnotify")
 
 
 @pytest.mark.parametrize("name", ["a:b.sys", "a|b.sys", "a\\..\\b.sys", "b.sys.", "\n.sys"])

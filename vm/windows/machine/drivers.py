@@ -71,10 +71,7 @@ class Drivers:
 
     def install(self, service: str, image: Path, parameters: Mapping[str, RegistryValue]) -> None:
         """Send an image and create its service. Raises as Machine.install_driver."""
-        try:
-            content = image.read_bytes()
-        except OSError as error:
-            raise MachineConfigurationError(f"{image} cannot be read: {error.strerror}") from error
+        content = _content_of(image)
         if _NO_FILE_NAME.search(image.name):
             raise MachineConfigurationError(f"{image}: Windows has no file of this name; give the image another one")
         trusted = _trust_of(content, image)
@@ -82,6 +79,8 @@ class Drivers:
         path = f"{DRIVER_FOLDER}\\{digest[:_DIGITS]}\\{image.name}"
         if path not in self._present:
             report = self._link.files().send({path: image})
+            if _content_of(image) != content:
+                raise MachineConfigurationError(f"{image} was changed while it was sent; run it again once it is built")
             logger.info("%s: %d bytes sent by %s", path, report.bytes_sent, report.method)
             self._present.add(path)
         for certificate, store in trusted:
@@ -148,6 +147,13 @@ class Drivers:
             guest.verify_driver(driver, settings.flags)
         if settings.chances is not None:
             guest.fail_allocations(driver, settings.probability, pool_tag=settings.pool_tag)
+
+
+def _content_of(image: Path) -> bytes:
+    try:
+        return image.read_bytes()
+    except OSError as error:
+        raise MachineConfigurationError(f"{image} cannot be read: {error.strerror}") from error
 
 
 def _trust_of(content: bytes, image: Path) -> tuple[tuple[bytes, TrustStore], ...]:
