@@ -17,8 +17,10 @@ require_remoting("tree_sitter", "tree_sitter_powershell")
 
 from tests.fixtures.powershell import scripts  # noqa: E402 - only where tree-sitter is installed
 from tests.unit.remoting import powershell  # noqa: E402
+from vm.windows.remoting.guest import Guest  # noqa: E402
 from vm.windows.remoting.module import FILES, load_module  # noqa: E402
 from vm.windows.remoting.schema import Returns, ValueType, guest_schema  # noqa: E402
+from vm.windows.remoting.session import DEFAULT_DEADLINE  # noqa: E402
 
 SOURCE = load_module().files["NtproofGuest.psm1"]
 ROOT = powershell.parse(SOURCE)
@@ -229,6 +231,34 @@ def test_each_native_type_that_the_module_uses_is_in_its_source():
     assert used
     assert all(f"class {kind}" in native and f"public static Outcome {method}(" in native for kind, method in used)
     assert all(f"class {kind}" in native for kind in made)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda guest: guest.verify_driver("p.sys", 9),
+        lambda guest: guest.fail_allocations("p.sys", 0.5),
+        lambda guest: guest.enable_process_auditing(),
+    ],
+    ids=["verifier", "low resources", "auditing"],
+)
+def test_what_runs_programs_of_windows_is_given_longer_than_the_guest_gives_them(ask):
+    asked = []
+
+    class Session:
+        def call(self, name, *, deadline=DEFAULT_DEADLINE, **_arguments):
+            asked.append((name, deadline))
+
+    ask(Guest(Session()))
+
+    ((name, deadline),) = asked
+    (each,) = re.findall(r"\.Stop\((\d+)\)", powershell.text(FUNCTIONS["Invoke-NtproofTool"]))
+    runs = (
+        2
+        if "foreach" in powershell.text(FUNCTIONS[name])
+        else powershell.called(FUNCTIONS[name]).count("Invoke-NtproofTool")
+    )
+    assert deadline > runs * int(each) / 1000
 
 
 def test_the_native_source_is_csharp_5_without_warnings(tmp_path):

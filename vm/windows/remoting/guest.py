@@ -6,13 +6,16 @@ import datetime
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Final, Literal, Self, TypeAlias, TypeVar
 
 from vm.windows.driver_trust import TrustStore
 from vm.windows.remoting.deadline import Deadline
 from vm.windows.remoting.errors import CommandTimedOut, ConnectionLost, GuestProtocolError
 from vm.windows.remoting.session import DEFAULT_DEADLINE, GuestSession
 from vm.windows.remoting.values import Row
+
+TOOL_SECONDS: Final = 90.0
+"""For commands that run two programs of Windows, each of which the guest itself gives thirty seconds."""
 
 AuditLog: TypeAlias = Literal["Security", "Sysmon"]
 
@@ -158,7 +161,7 @@ class Guest:
 
     def enable_process_auditing(self) -> None:
         """Have the system record process creations (4688) with command lines, and exits (4689)."""
-        self.session.call("Enable-NtproofProcessAuditing")
+        self.session.call("Enable-NtproofProcessAuditing", deadline=TOOL_SECONDS)
 
     def audit_mark(self, log: AuditLog = "Security") -> int:
         """The newest record of a log, to be given to audit_records after a run. Raises failure NoLog."""
@@ -185,12 +188,24 @@ class Guest:
         Raises:
             GuestCommandFailed: failure ToolFailed, with what verifier.exe said.
         """
-        self.session.call("Set-NtproofVerifier", Driver=driver, Flags=flags, Watch="add" if watch else "remove")
+        self.session.call(
+            "Set-NtproofVerifier",
+            Driver=driver,
+            Flags=flags,
+            Watch="add" if watch else "remove",
+            deadline=TOOL_SECONDS,
+        )
 
     def fail_allocations(self, driver: str, probability: float, *, pool_tag: str | None = None) -> None:
         """Fail a driver's allocations at random (Low Resources Simulation), with a probability over 0 up to 1."""
         per_10000 = max(round(probability * 10000), 1)
-        self.session.call("Set-NtproofLowResources", Driver=driver, ProbabilityPer10000=per_10000, PoolTag=pool_tag)
+        self.session.call(
+            "Set-NtproofLowResources",
+            Driver=driver,
+            ProbabilityPer10000=per_10000,
+            PoolTag=pool_tag,
+            deadline=TOOL_SECONDS,
+        )
 
     def crash_dumps(self) -> list[CrashDump]:
         """The dumps that the guest keeps, newest last."""
