@@ -43,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--virtio-iso", type=Path, metavar="FILE", help="virtio-win ISO, for profiles with virtio hardware"
     )
     build.add_argument(
-        "--openssh", type=Path, metavar="FILE", help="OpenSSH server (.msi), for a guest without internet"
+        "--openssh", type=Path, metavar="FILE", help="OpenSSH server (.msi), for a Windows that lacks it"
     )
     build.add_argument("--name", help="name of the image (default: the profile's name)")
     _machine.add_connect(build)

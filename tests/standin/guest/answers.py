@@ -13,7 +13,9 @@ from xml.etree import ElementTree as ET
 
 SPACE = "{urn:schemas-microsoft-com:unattend}"
 _REG_ADD = re.compile(
-    r"reg\.exe add (?P<key>HKLM\\\S+) /v (?P<name>\S+) /t REG_DWORD /d (?P<value>\d+) /f", re.IGNORECASE
+    r'reg\.exe add (?:"(?P<quoted>HKLM\\[^"]+)"|(?P<key>HKLM\\\S+))'
+    r" /v (?P<name>\S+) /t REG_DWORD /d (?P<value>\d+) /f",
+    re.IGNORECASE,
 )
 _LAB_CONFIG = "HKLM\\SYSTEM\\Setup\\LabConfig"
 
@@ -134,7 +136,7 @@ def _registry(commands):
         match = _REG_ADD.fullmatch(line)
         if match is None:
             raise WrongAnswers(f"{line!r} is no command that is known here")
-        found[f"{match['key']}\\{match['name']}"] = int(match["value"])
+        found[f"{match['quoted'] or match['key']}\\{match['name']}"] = int(match["value"])
     return found
 
 

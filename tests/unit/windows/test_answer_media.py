@@ -6,12 +6,15 @@ import io
 import json
 import re
 import stat
+import tempfile
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
 import pycdlib
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from vm.errors import MachineBroken, MachineConfigurationError
 from vm.windows import profiles
@@ -159,6 +162,34 @@ def virtio_iso(path, drivers, *, joliet=True):
     iso.write(str(path))
     iso.close()
     return path
+
+
+def small_virtio_iso():
+    with tempfile.TemporaryDirectory() as folder:
+        return virtio_iso(Path(folder) / "virtio.iso", ["vioscsi/2k22/amd64"]).read_bytes()
+
+
+SMALL_VIRTIO = small_virtio_iso()
+
+
+# A file's version that is no number, which pycdlib tells in its own way.
+@example([(SMALL_VIRTIO.index(b"DRIVER.INF;1") + len("DRIVER.INF;"), 0)])
+@given(st.lists(st.tuples(st.integers(16 * 2048, len(SMALL_VIRTIO) - 1), st.integers(0, 255)), min_size=1, max_size=40))
+def test_a_damaged_virtio_iso_is_a_mistake_and_no_traceback(changed):
+    data = bytearray(SMALL_VIRTIO)
+    for index, value in changed:
+        data[index] = value
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "virtio.iso"
+        path.write_bytes(data)
+        try:
+            check_virtio_media(path, VIRTIO)
+        except MachineConfigurationError as error:
+            message = str(error)
+        else:
+            message = "taken"
+
+    assert message == "taken" or "virtio.iso" in message
 
 
 VIRTIO = replace(SERVER, hardware=replace(SERVER.hardware, disk_bus=DiskBus.VIRTIO_SCSI))

@@ -110,6 +110,10 @@ def test_facts_survive_being_stored():
         (line({}), "an event None"),
         (line({"event": "started"}), "'step' is missing"),
         (line({"event": "ended", "step": "a", "seconds": "long"}), "seconds are no number"),
+        (line({"event": "ended", "step": "a", "seconds": 10**400}), "seconds are no number"),
+        (line({"event": "ended", "step": "a", "seconds": float("nan")}), "seconds are no number"),
+        (line({"event": "ended", "step": "a", "seconds": -1}), "seconds are no number"),
+        (line({"event": "started", "step": "\x1b[2J"}), "expected a step"),
         (line({"event": "failed", "step": "a", "message": 3, "where": ""}), "message"),
         (line({"event": "result"}), "expected a table, found NoneType"),
         (line({"event": "result", "facts": {**FACTS, "build": "26100"}}), r"build: expected an integer"),
@@ -125,6 +129,13 @@ def test_facts_survive_being_stored():
 def test_a_malformed_event_is_an_error_of_the_machine(value, message):
     with pytest.raises(MachineBroken, match=message):
         ReportReader().feed(value)
+
+
+def test_what_a_guest_says_of_a_failure_reaches_a_terminal_only_as_escapes():
+    said = "cannot\r\n  find \x1b]0;title\x07 it\x9b2J, caf\u00e9"
+    (event,) = ReportReader().feed(line({"event": "failed", "step": "a", "message": said, "where": "x.ps1:3"}))
+
+    assert event.message == "cannot\n  find \\x1b]0;title\\x07 it\\x9b2J, caf\u00e9"
 
 
 @given(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import stat
@@ -17,7 +18,7 @@ from tests.unit.windows.test_answer_media import VIRTIO, virtio_iso
 from vm.errors import MachineBroken, MachineConfigurationError
 from vm.windows import profiles
 from vm.windows.images import build as build_module
-from vm.windows.images import credentials
+from vm.windows.images import credentials, unattend
 from vm.windows.images.build import BuildRequest, ImageBuild, SilentListener, differences
 from vm.windows.images.guest_report import GuestFacts, StepStarted
 from vm.windows.images.installation import Deadlines
@@ -57,6 +58,8 @@ class Workshop:
         self.host = ProcessHost()
         self.listener = Recorder()
         self.isos = {}
+        self.package = folder / "OpenSSH-Win64.msi"
+        self.package.write_bytes(bytes.fromhex("d0cf11e0a1b11ae1") + b"package")
 
     def iso(self, profile):
         if profile.name not in self.isos:
@@ -67,7 +70,9 @@ class Workshop:
     def build(self, profile=WIN11, *, behaviour="works", probe=None, **changes):
         self.host.behaviour = behaviour
         self.listener = Recorder()
-        request = BuildRequest(profile, self.iso(profile), profile.name, **{"deadlines": FAST, "room": 1, **changes})
+        package = self.package if profile.needs_openssh_package else None
+        settings = {"deadlines": FAST, "room": 1, "openssh": package, **changes}
+        request = BuildRequest(profile, self.iso(profile), profile.name, **settings)
         now = datetime(2026, 1, 31, 12, tzinfo=UTC)
         made = ImageBuild(request, self.images, self.host, listener=self.listener, probe=probe, now=lambda: now)
         return made.run()
@@ -87,7 +92,7 @@ def test_every_profile_becomes_a_sealed_image(workshop, profile):
     assert workshop.listener.done == STAGES
     assert workshop.images.names() == (profile.name,)
     assert workshop.images.verify(profile.name) == ()
-    assert image.manifest.profile == profile
+    assert image.manifest.profile == profile.without_product_key()
     assert image.manifest.guest.build == profile.media.build
     assert image.manifest.created == "2026-01-31T12:00:00Z"
     assert image.manifest.tools["process-host"] == "1"
@@ -113,6 +118,30 @@ def test_the_virtio_iso_is_the_third_medium(workshop, tmp_path):
 
     assert workshop.host.started[0].media[2] == iso
     assert image.manifest.source.virtio_sha256 is not None
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 a zip with the same programs", b"\xd0\xcf\x11\xe0"])
+def test_an_openssh_package_that_is_none_is_refused_before_windows_is_installed(workshop, tmp_path, content):
+    package = tmp_path / "OpenSSH-Win64.zip"
+    package.write_bytes(content)
+
+    with pytest.raises(
+        MachineConfigurationError, match=r"--openssh .*zip: no package of Windows Installer; .* OpenSSH-Win64.*\.msi"
+    ):
+        workshop.build(openssh=package)
+    assert workshop.listener.failed == ["media"]
+
+
+def test_the_openssh_package_is_in_the_manifest(workshop):
+    image = workshop.build()
+
+    assert image.manifest.source.openssh_sha256 == hashlib.sha256(workshop.package.read_bytes()).hexdigest()
+
+
+def test_a_windows_that_lacks_openssh_is_refused_at_once_without_its_package(workshop):
+    with pytest.raises(MachineConfigurationError, match=r"no network to fetch it from.* with --openssh"):
+        workshop.build(openssh=None)
+    assert workshop.images.unfinished() == ()
 
 
 def test_a_virtio_machine_without_its_drivers_is_refused_at_once(workshop):
@@ -199,6 +228,17 @@ def test_another_profile_does_again_what_depends_on_it(workshop):
     assert not image.manifest.guest.process_audit
 
 
+def test_answers_that_would_be_others_now_are_written_again(workshop, monkeypatch):
+    """As after an update of the project that repairs what made the installation fail."""
+    with pytest.raises(MachineBroken):
+        workshop.build(behaviour="fails")
+    monkeypatch.setattr(unattend, "UEFI_SYSTEM_MIB", 300)
+    workshop.build()
+
+    assert workshop.listener.kept == STAGES[:3]
+    assert workshop.listener.done == STAGES[3:]
+
+
 def test_a_build_that_was_stopped_while_it_sealed_is_sealed_next_time(workshop, monkeypatch):
     class Stopped(BaseException):
         pass
@@ -214,6 +254,42 @@ def test_a_build_that_was_stopped_while_it_sealed_is_sealed_next_time(workshop, 
 
     assert workshop.listener.done == []
     assert len(workshop.host.started) == 1
+    assert workshop.images.verify("win11-24h2") == ()
+
+
+def test_a_build_that_lost_its_disk_while_it_was_sealed_is_done_again(workshop, monkeypatch):
+    class Stopped(BaseException):
+        pass
+
+    def stop(self, folder, content):
+        raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ImageStore, "admit", stop)
+        with pytest.raises(Stopped):
+            workshop.build()
+    (workshop.images.root / ".builds" / "win11-24h2" / "disk.qcow2").unlink()
+    workshop.build()
+
+    assert workshop.listener.done == STAGES
+    assert workshop.images.verify("win11-24h2") == ()
+
+
+def test_a_second_build_of_the_same_image_is_refused_until_it_is_sealed(workshop, monkeypatch):
+    refused = []
+    admit = ImageStore.admit
+
+    def tried(self, folder, content):
+        try:
+            workshop.build()
+        except MachineBroken as error:
+            refused.append(str(error))
+        return admit(self, folder, content)
+
+    monkeypatch.setattr(ImageStore, "admit", tried)
+    workshop.build()
+
+    assert refused == ["another process builds image 'win11-24h2'; wait for it or end it"]
     assert workshop.images.verify("win11-24h2") == ()
 
 
@@ -289,6 +365,18 @@ def test_no_secret_leaves_the_file_that_is_for_it(workshop, caplog, capfd):
     assert stat.S_IMODE((image.folder / credentials.FILE_NAME).stat().st_mode) == 0o600
 
 
+def test_a_product_key_is_in_no_file_of_the_image(workshop, caplog):
+    """It may be someone's licence; who may read an image's manifest need not know it."""
+    caplog.set_level(logging.DEBUG)
+    key = "AAAAA-BBBBB-CCCCC-DDDDD-EEEEE"
+    profile = replace(WIN11, answers=replace(WIN11.answers, product_key=key))
+    image = workshop.build(profile)
+
+    assert [path.name for path in image.folder.iterdir() if key.encode() in path.read_bytes()] == []
+    assert key not in caplog.text
+    assert image.manifest.profile == replace(profile, answers=replace(profile.answers, product_key=None))
+
+
 def test_the_log_tells_each_stage_and_step_with_its_time(workshop):
     image = workshop.build()
     text = (image.folder / build_module.LOG).read_text()
@@ -338,4 +426,4 @@ def test_a_manifest_is_read_as_it_was_written(workshop):
 
     assert read_manifest(image.folder / "manifest.json") == image.manifest
     value = json.loads((image.folder / "manifest.json").read_text())
-    assert Profile.from_mapping(value["profile"], "manifest") == WIN11
+    assert Profile.from_mapping(value["profile"], "manifest") == WIN11.without_product_key()

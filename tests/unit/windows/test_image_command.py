@@ -47,8 +47,15 @@ def iso(tmp_path):
 
 
 @pytest.fixture
-def built(store, host, iso, capsys):
-    assert cli.main(["image", "build", "win11", "--iso", str(iso)]) == ExitCode.PASSED
+def package(tmp_path):
+    path = tmp_path / "openssh.msi"
+    path.write_bytes(bytes.fromhex("d0cf11e0a1b11ae1"))
+    return path
+
+
+@pytest.fixture
+def built(store, host, iso, package, capsys):
+    assert cli.main(["image", "build", "win11", "--iso", str(iso), "--openssh", str(package)]) == ExitCode.PASSED
     return capsys.readouterr().out
 
 
@@ -69,16 +76,16 @@ def test_a_build_tells_stages_steps_and_where_the_image_is(built, store):
         assert line in built.splitlines()
 
 
-def test_a_failed_build_is_an_error_of_the_machine_and_goes_on_later(store, host, iso, capsys):
+def test_a_failed_build_is_an_error_of_the_machine_and_goes_on_later(store, host, iso, package, capsys):
     host.behaviour = "fails"
-    code, out, err = run(capsys, "build", "win11", "--iso", iso)
+    code, out, err = run(capsys, "build", "win11", "--iso", iso, "--openssh", package)
     assert code == ExitCode.MACHINE_ERROR
     assert "install: failed after" in out
     assert "ntproof: error: step 30-openssh of the set-up failed" in err
     assert run(capsys, "list")[1] == "win11-24h2  unfinished build\n"
 
     host.behaviour = "works"
-    code, out, _ = run(capsys, "build", "win11", "--iso", iso)
+    code, out, _ = run(capsys, "build", "win11", "--iso", iso, "--openssh", package)
     assert code == ExitCode.PASSED
     assert "boot-media: done before" in out
 
@@ -88,7 +95,7 @@ def test_a_failed_build_is_an_error_of_the_machine_and_goes_on_later(store, host
     [
         (["win11", "--iso", "none.iso"], "--iso none.iso: no such file"),
         (["win7", "--iso", "none.iso"], "there is no profile 'win7'"),
-        (["win11", "--iso", "windows.iso", "--sha256", "00"], "expected 00"),
+        (["win11", "--iso", "windows.iso", "--sha256", "0" * 64], f"expected {'0' * 64}"),
         (
             ["server2022", "--iso", "windows.iso"],
             "'Windows Server 2022 SERVERSTANDARDCORE' of profile 'server2022' is not on it",
@@ -99,8 +106,8 @@ def test_a_failed_build_is_an_error_of_the_machine_and_goes_on_later(store, host
         (["win11", "--iso", "windows.iso", "--openssh", "none.msi"], "none.msi: No such file"),
     ],
 )
-def test_a_mistake_of_the_user_is_one_message(store, host, iso, capsys, arguments, message):
-    code, _, err = run(capsys, "build", *arguments)
+def test_a_mistake_of_the_user_is_one_message(store, host, iso, package, capsys, arguments, message):
+    code, _, err = run(capsys, "build", "--openssh", package, *arguments)
 
     assert code == ExitCode.USER_ERROR
     assert err.startswith("ntproof: error: ")
@@ -162,9 +169,9 @@ def test_an_image_that_is_not_there_is_a_mistake_of_the_user(store, capsys, acti
     assert "there is no image 'win11'" in err
 
 
-def test_an_unfinished_build_is_removed_when_asked(store, host, iso, capsys):
+def test_an_unfinished_build_is_removed_when_asked(store, host, iso, package, capsys):
     host.behaviour = "fails"
-    run(capsys, "build", "win11", "--iso", iso)
+    run(capsys, "build", "win11", "--iso", iso, "--openssh", package)
 
     assert run(capsys, "remove", "--build", "win11-24h2")[0] == ExitCode.PASSED
     assert run(capsys, "list", "--json")[1] == "[]\n"

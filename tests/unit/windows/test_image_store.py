@@ -82,6 +82,29 @@ def test_a_sealed_image_is_read_only(images):
     assert set(modes.values()) == {0o444}
 
 
+def test_a_manifest_that_was_closed_already_is_replaced_and_not_written(tmp_path, monkeypatch):
+    """As when sealing was interrupted between its parts: an ordinary user cannot write to what is read-only."""
+    workshop = Workshop(tmp_path)
+
+    class Stopped(BaseException):
+        pass
+
+    def stop(source, target):
+        raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", stop)
+        with pytest.raises(Stopped):
+            workshop.build()
+    closed = tmp_path / "images" / ".builds" / NAME / "manifest.json"
+    assert closed.stat().st_mode & 0o777 == 0o444
+    (tmp_path / "other-name").hardlink_to(closed)
+    workshop.build()
+
+    assert (tmp_path / "other-name").stat().st_nlink == 1
+    assert workshop.images.verify(NAME) == ()
+
+
 def test_a_changed_byte_is_found(images):
     with unseal(images, DISK).open("r+b") as stream:
         stream.seek(5000)
@@ -186,6 +209,21 @@ def test_an_unfinished_build_is_discarded(tmp_path):
     assert store.unfinished() == ()
     with pytest.raises(MachineConfigurationError, match="there is no unfinished build 'win11'"):
         store.discard_build("win11")
+
+
+def test_a_build_that_runs_is_neither_discarded_nor_begun_again(tmp_path):
+    store = ImageStore(tmp_path)
+    with store.building("win11") as folder:
+        (folder / "disk.qcow2").write_bytes(b"Windows")
+        with pytest.raises(MachineBroken, match="another process builds image 'win11'; wait for it or end it"):
+            store.discard_build("win11")
+        with pytest.raises(MachineBroken, match="another process builds image 'win11'"), store.building("win11"):
+            pass
+        assert (folder / "disk.qcow2").exists()
+        assert store.unfinished() == ("win11",)
+
+    store.discard_build("win11")
+    assert store.unfinished() == ()
 
 
 def test_nobody_else_looks_into_a_build(tmp_path):

@@ -64,8 +64,19 @@ def test_the_hash_that_was_asked_for_is_taken_in_any_case(iso):
 
 
 def test_another_hash_is_refused_with_both(iso):
-    with pytest.raises(MachineConfigurationError, match=r"its SHA-256 is [0-9a-f]{64}, expected 00; download it again"):
-        inspect_media(iso, sha256="00")
+    with pytest.raises(
+        MachineConfigurationError, match=r"its SHA-256 is [0-9a-f]{64}, expected 0{64}; download it again"
+    ):
+        inspect_media(iso, sha256="0" * 64)
+
+
+@pytest.mark.parametrize("wrong", ["", "00", "0" * 63 + "g", "HASH", "0" * 128])
+def test_what_is_no_hash_is_refused_before_gigabytes_are_read(iso, wrong):
+    told = []
+    with pytest.raises(MachineConfigurationError, match=r"is no SHA-256: give its 64 hexadecimal digits"):
+        inspect_media(iso, sha256=wrong, progress=lambda *done: told.append(done))
+
+    assert told == []
 
 
 def test_a_consumer_medium_with_an_esd_is_taken(tmp_path):
@@ -133,6 +144,7 @@ def test_an_edition_is_found_by_name_or_display_name(tmp_path, described):
         ),
         ([Image(), Image()], "is on it more than once: set media.index"),
         ([Image(build=22631)], r"build 22631, but profile 'win11-24h2' is for 26100"),
+        ([Image(build=26200)], r"build 26200, but profile 'win11-24h2' is for 26100"),
         ([Image(architecture=12)], "not for x64"),
         ([Image(languages=("de-DE",))], "its languages are de-DE; set locale.language"),
     ],
@@ -140,6 +152,19 @@ def test_an_edition_is_found_by_name_or_display_name(tmp_path, described):
 def test_a_medium_that_does_not_fit_the_profile_is_refused(tmp_path, described, message):
     with pytest.raises(MachineConfigurationError, match=message):
         choose_image(tmp_path, images_of(*described), WIN11)
+
+
+@pytest.mark.parametrize(("told", "taken"), [(19041, True), (19045, True), (19044, False), (18362, False)])
+def test_a_version_that_a_package_switches_on_may_go_by_the_build_below_it(tmp_path, told, taken):
+    """Microsoft's ISO of Windows 10 22H2 says 19041; what it installs says 19045."""
+    profile = profiles.load("win10")
+    images = images_of(image_for(profile, build=told))
+
+    if taken:
+        assert choose_image(tmp_path, images, profile).build == told
+    else:
+        with pytest.raises(MachineConfigurationError, match=r"is for 19045 \(19041 in the ISO's own list\)"):
+            choose_image(tmp_path, images, profile)
 
 
 def test_an_index_chooses_and_must_name_the_edition(tmp_path):
@@ -235,6 +260,17 @@ def test_a_full_disk_is_foreseen(iso, tmp_path):
         MachineBroken, match=r"needs 1000000000\.0 GB and .* are free; make room, or set NTPROOF_IMAGE_DIR"
     ):
         media.require_space(tmp_path, 10**18, "a copy")
+
+
+def test_what_an_interrupted_copy_left_is_no_lack_of_room(iso, tmp_path, monkeypatch):
+    for name in ("copy.iso", "copy.iso.partial"):
+        (tmp_path / name).write_bytes(b"as large as the medium")
+    seen = []
+    monkeypatch.setattr(media, "require_space", lambda folder, *_: seen.extend(path.name for path in folder.iterdir()))
+    copy_without_prompt(iso, tmp_path / "copy.iso", Firmware.UEFI)
+
+    assert seen == ["windows.iso"]
+    assert booted(tmp_path / "copy.iso", 0xEF) == WITHOUT_PROMPT[:16]
 
 
 def test_a_write_that_fails_leaves_nothing_behind(iso, tmp_path, small_files):

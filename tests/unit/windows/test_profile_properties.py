@@ -100,6 +100,7 @@ def consequences(profile):
         setup_data(profile),
         image_index(profile),
         profile.needs_virtio_drivers,
+        profile.needs_openssh_package,
         profile.features.memory_integrity,
     )
 

@@ -233,3 +233,34 @@ def test_a_table_can_extend_profiles_and_its_own_ones():
 def test_a_wrong_table_is_named(text, message):
     with pytest.raises(MachineConfigurationError, match=message):
         profiles.shipped().with_table(table(text), "pyproject.toml")
+
+
+@pytest.mark.parametrize("key", ["aaaaa-BBBBB-CCCCC-DDDDD-EEEEE", "AAAAA-BBBBB-CCCCC-DDDDD-EEEEE ", 12345])
+def test_a_product_key_that_does_not_fit_is_not_quoted(key):
+    with pytest.raises(MachineConfigurationError, match=r"answers\.product_key: ") as refused:
+        Profile.from_mapping(changed("answers", "product_key", value=key), "test")
+
+    assert "BBBBB" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "zone",
+    [
+        "UTC",
+        "UTC-11",
+        "UTC+13",
+        "W. Europe Standard Time",
+        "Pacific Standard Time (Mexico)",
+        "Pacific Standard Time_dstoff",
+        "Mid-Atlantic Standard Time",
+        "Russia Time Zone 10",
+    ],
+)
+def test_time_zones_of_windows_are_taken(zone):
+    assert Profile.from_mapping(changed("locale", "time_zone", value=zone), "test").locale.time_zone == zone
+
+
+@pytest.mark.parametrize("zone", ["CET", "GMT", "Europe/Berlin", "utc", "UTC+1", "Standard Time", "Berlin", ""])
+def test_a_time_zone_that_windows_does_not_know_is_refused_before_setup_stops_at_it(zone):
+    with pytest.raises(MachineConfigurationError, match=r"locale\.time_zone: .*tzutil /l"):
+        Profile.from_mapping(changed("locale", "time_zone", value=zone), "test")

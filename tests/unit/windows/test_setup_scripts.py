@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.powershell.scripts import FreshWindows, calls, complaints, functions, nodes, parse, text
+from tests.fixtures.powershell.scripts import (
+    FreshWindows,
+    calls,
+    complaints,
+    functions,
+    nodes,
+    parse,
+    registry_values,
+    text,
+)
 from vm.windows.images.guest_report import GuestFacts
 
 FOLDER = Path(str(resources.files("vm.windows.images") / "setup"))
@@ -68,6 +77,51 @@ def reported_facts(source):
         if text(statement).startswith("@{"):
             table = next(nodes(statement, "hash_literal_expression"))
             yield from (text(key) for key in nodes(table, "key_expression"))
+
+
+def test_memory_integrity_asks_for_secure_boot_only_where_it_is_on():
+    """1 asks for Secure Boot, without which Windows would not start the hypervisor; 0 asks for nothing."""
+    script = (FOLDER / "steps" / "80-signing.ps1").read_bytes()
+
+    assert registry_values(script)["RequirePlatformSecurityFeatures"] == "([int] $secureBoot)"
+
+
+def test_a_guest_in_another_time_zone_reads_its_machine_s_clock_as_it_is_set():
+    """The machine's clock shows UTC, and no network corrects what the guest makes of it."""
+    script = (FOLDER / "steps" / "10-system.ps1").read_bytes()
+
+    assert registry_values(script)["RealTimeIsUniversal"] == "1"
+
+
+def test_the_host_key_is_read_when_the_server_listens():
+    """The service counts as running before it makes its keys."""
+    names = [call.name for call in calls((FOLDER / "steps" / "30-openssh.ps1").read_bytes())]
+
+    assert names.index("Start-Service") < names.index("Wait-Until") < names.index("Get-Content")
+    assert "Get-NetTCPConnection" in names
+
+
+def test_the_page_file_is_set_where_its_size_has_no_limit():
+    """WMI refuses a page file of more than an eighth of its disk as out of range."""
+    script = (FOLDER / "steps" / "50-crash.ps1").read_bytes()
+
+    assert registry_values(script)["PagingFiles"] == "$pageFile"
+    assert not {call.name for call in calls(script)} & {"Set-CimInstance", "New-CimInstance", "Remove-CimInstance"}
+
+
+def test_remoting_is_set_when_no_network_is_public():
+    """Windows refuses it while one is, and one that is still being identified is."""
+    names = [call.name for call in calls((FOLDER / "steps" / "20-remoting.ps1").read_bytes())]
+
+    assert names.index("Wait-Until") < names.index("Set-NetConnectionProfile") < names.index("Enable-PSRemoting")
+
+
+def test_remoting_starts_with_windows_and_not_two_minutes_later():
+    """Set-Service of 5.1 leaves a delayed start as it is."""
+    script = (FOLDER / "steps" / "20-remoting.ps1").read_bytes()
+
+    assert "Set-Service" not in {call.name for call in calls(script)}
+    assert b"-Name 'sc.exe' -Arguments 'config', 'WinRM', 'start=', 'auto'" in script
 
 
 def test_the_set_up_sends_only_events_that_the_host_knows():

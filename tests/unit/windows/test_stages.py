@@ -125,12 +125,3 @@ def test_a_stage_that_does_not_leave_its_file_failed(line):
 
     with pytest.raises(MachineBroken, match="none: No such file or directory; the stage did not leave it"):
         StageRunner(line.folder, Listener()).run([stage])
-
-
-def test_two_builds_of_one_folder_do_not_mix(line):
-    def inner():
-        StageRunner(line.folder, Listener()).run([])
-        return Outcome()
-
-    with pytest.raises(MachineBroken, match="another process builds here"):
-        StageRunner(line.folder, Listener()).run([Stage("x", "x", dict, inner)])

@@ -113,6 +113,15 @@ def test_drivers_are_taken_from_whatever_drive_the_virtio_iso_is():
 
 
 @pytest.mark.parametrize("name", SHIPPED)
+def test_the_network_that_leads_nowhere_is_private_from_the_start(name):
+    """Without a gateway it stays unidentified, hence public, and remoting refuses its settings while it is."""
+    (found,) = [path for path in texts(profiles.load(name), "RunSynchronousCommand/Path") if "NetworkList" in path]
+
+    assert found.endswith("/v Category /t REG_DWORD /d 1 /f")
+    assert len(found) <= 259
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_both_accounts_are_made_and_the_administrator_logs_on_once(name):
     profile = profiles.load(name)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -25,6 +26,8 @@ LABEL: Final = "NTPROOF"
 GUEST_FOLDER: Final = "guest"
 LONGEST_NAME: Final = 64
 """Characters of a file's name in the Joliet extension, which Windows reads."""
+_PACKAGE_SIGNATURE: Final = bytes.fromhex("d0cf11e0a1b11ae1")
+"""How a package of Windows Installer begins: it is a compound file ([MS-CFB] 2.2)."""
 _INSTALL_HINT: Final = "install it with: pip install ntproof[windows]"
 
 
@@ -44,7 +47,7 @@ def answer_files(
         credentials: accounts to make.
         image_index: number of the image in the installation medium.
         with_virtio: whether the virtio-win ISO is attached.
-        openssh_package: the OpenSSH server's MSI, for guests without Windows Update.
+        openssh_package: the OpenSSH server's MSI, None where Windows brings the server.
         guest_module: files of a PowerShell module to install in the guest, by name; its manifest names the module.
 
     Raises:
@@ -157,6 +160,23 @@ def _check_path(path: PurePosixPath, name: str) -> None:
         raise MachineConfigurationError(f"{name!r} cannot be a file on the answer medium; give it another name")
 
 
+def check_openssh_package(path: Path) -> None:
+    """Check that a file can be the OpenSSH server's package, so that it is not the guest that refuses it, much later.
+
+    Raises:
+        MachineConfigurationError: it cannot be read, or it is no package of Windows Installer.
+    """
+    try:
+        with path.open("rb") as stream:
+            found = stream.read(len(_PACKAGE_SIGNATURE))
+    except OSError as error:
+        raise MachineConfigurationError(f"--openssh {path}: {error.strerror}; name its .msi") from error
+    if found != _PACKAGE_SIGNATURE:
+        raise MachineConfigurationError(
+            f"--openssh {path}: no package of Windows Installer; give the OpenSSH-Win64 .msi of Win32-OpenSSH"
+        )
+
+
 def check_virtio_media(path: Path, profile: Profile) -> None:
     """Check that a virtio-win ISO has the drivers that a profile's machine cannot do without.
 
@@ -168,30 +188,35 @@ def check_virtio_media(path: Path, profile: Profile) -> None:
 
     try:
         iso.open(str(path))
+        try:
+            _require_drivers(iso, path, profile)
+        finally:
+            iso.close()
     except OSError as error:
         raise MachineConfigurationError(f"{path}: {error.strerror}; name the virtio-win ISO") from error
-    except PyCdlibException as error:
+    except (PyCdlibException, struct.error, ValueError, IndexError) as error:
+        # pycdlib checks not everything before it reads on in what is damaged.
         raise MachineConfigurationError(f"{path}: {error}; give the virtio-win ISO") from error
-    try:
-        names = {"joliet_path": iso.has_joliet(), "rr_path": iso.has_rock_ridge()}
-        kind = next((name for name, there in names.items() if there), None)
-        if kind is None:
-            raise MachineConfigurationError(f"{path}: it has no long names; give the virtio-win ISO")
-        for driver in unattend.needed_virtio_drivers(profile):
-            if not _has_driver(iso, kind, driver):
-                raise MachineConfigurationError(
-                    f"{path}: no driver in {driver}; give a newer virtio-win ISO, or correct features.virtio_folder"
-                    f" of profile {profile.name!r}"
-                )
-    finally:
-        iso.close()
 
 
-def _has_driver(iso: object, kind: str, driver: str) -> bool:
+def _require_drivers(iso: Any, path: Path, profile: Profile) -> None:
+    names = {"joliet_path": iso.has_joliet(), "rr_path": iso.has_rock_ridge()}
+    kind = next((name for name, there in names.items() if there), None)
+    if kind is None:
+        raise MachineConfigurationError(f"{path}: it has no long names; give the virtio-win ISO")
+    for driver in unattend.needed_virtio_drivers(profile):
+        if not _has_driver(iso, kind, driver):
+            raise MachineConfigurationError(
+                f"{path}: no driver in {driver}; give a newer virtio-win ISO, or correct features.virtio_folder"
+                f" of profile {profile.name!r}"
+            )
+
+
+def _has_driver(iso: Any, kind: str, driver: str) -> bool:
     from pycdlib.pycdlibexception import PyCdlibInvalidInput
 
     try:
-        children = list(iso.list_children(**{kind: f"/{driver}"}))  # type: ignore[attr-defined]
+        children = list(iso.list_children(**{kind: f"/{driver}"}))
     except PyCdlibInvalidInput:
         return False
     encoding = "utf-16-be" if kind == "joliet_path" else "utf-8"

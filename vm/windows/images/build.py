@@ -18,7 +18,12 @@ from typing import Any, Final, Protocol
 
 from vm.errors import MachineBroken, MachineConfigurationError
 from vm.windows.images import answer_media, credentials, manifest, media
-from vm.windows.images.answer_media import answer_files, check_virtio_media, write_answer_media
+from vm.windows.images.answer_media import (
+    answer_files,
+    check_openssh_package,
+    check_virtio_media,
+    write_answer_media,
+)
 from vm.windows.images.guest_report import GuestEvent, GuestFacts
 from vm.windows.images.hypervisor import Installation, InstallationHost, Probe
 from vm.windows.images.installation import Deadlines, InstallationListener, install
@@ -73,7 +78,7 @@ class BuildRequest:
         name: the image's name.
         iso_sha256: the hash that the ISO must have, None to take any.
         virtio_iso: the virtio-win ISO, None for none.
-        openssh: the OpenSSH server's MSI, None for none.
+        openssh: the OpenSSH server's MSI, None where Windows brings the server.
         guest_module: files of the PowerShell module that the guest is driven through, by name.
         watch: write a picture of the screen while Windows is installed.
         deadlines: how long the installation may take.
@@ -118,7 +123,7 @@ class ImageBuild:
             now: the time of day.
 
         Raises:
-            MachineConfigurationError: an image of that name is there, or the profile needs an ISO that was not given.
+            MachineConfigurationError: an image of that name is there, or the profile needs a file that was not given.
             MachineBroken: the store cannot be written.
         """
         self._request = request
@@ -132,6 +137,11 @@ class ImageBuild:
             raise MachineConfigurationError(
                 f"profile {request.profile.name!r} has a virtio disk or network: give the drivers with --virtio-iso"
             )
+        if request.profile.needs_openssh_package and request.openssh is None:
+            raise MachineConfigurationError(
+                f"this Windows ({request.profile.name}) has no OpenSSH server and no network to fetch it from: give the"
+                " OpenSSH-Win64 .msi of the project Win32-OpenSSH with --openssh"
+            )
         self.folder = images.build_folder(request.name)
         self._runner = StageRunner(self.folder, self._listener, clock=clock)
 
@@ -140,13 +150,18 @@ class ImageBuild:
 
         Raises:
             MachineError: a stage failed; the message says which and why. Running again goes on from there.
+            MachineBroken: another process builds this image.
         """
+        with self._images.building(self._request.name):
+            return self._sealed()
+
+    def _sealed(self) -> Image:
         content = self._finished()
         if content is None:
             with _logged_to(self.folder / LOG):
                 self._runner.run(self._stages())
             content = self._manifest()
-            (self.folder / manifest.FILE_NAME).write_text(content.to_json(), encoding="utf-8")
+            manifest.save_manifest(content, self.folder)
         kept = {file.name for file in content.files} | {credentials.FILE_NAME, manifest.FILE_NAME}
         # The answer medium holds passwords, and the rest is of no more use.
         for path in self.folder.iterdir():
@@ -163,10 +178,18 @@ class ImageBuild:
             content = read_manifest(path)
         except MachineConfigurationError:
             content = None
-        if content is None or content.profile != self._request.profile or content.name != self._request.name:
-            path.unlink()
-            return None
-        return content
+        if content is not None and self._is_complete(content):
+            return content
+        path.unlink()
+        return None
+
+    def _is_complete(self, content: Manifest) -> bool:
+        """Whether a manifest is of what is built here, with all its files."""
+        asked_for = self._request.profile.without_product_key()
+        names = (credentials.FILE_NAME, *(file.name for file in content.files))
+        return (content.name, content.profile) == (self._request.name, asked_for) and all(
+            (self.folder / name).is_file() for name in names
+        )
 
     def _stages(self) -> list[Stage]:
         request = self._request
@@ -201,6 +224,8 @@ class ImageBuild:
         image = media.choose_image(request.iso, listed, request.profile)
         if request.virtio_iso is not None:
             check_virtio_media(request.virtio_iso, request.profile)
+        if request.openssh is not None:
+            check_openssh_package(request.openssh)
         found = media.inspect_media(request.iso, sha256=request.iso_sha256, progress=self._listener.progress)
         hashes = {
             key: media.sha256_of(path)
@@ -219,14 +244,9 @@ class ImageBuild:
         credentials.save(credentials.new_credentials(self._request.profile), self.folder)
         return Outcome((credentials.FILE_NAME,))
 
-    def _answer_inputs(self) -> Mapping[str, Any]:
-        scripts = {path: media.sha256_of_bytes(content) for path, content in answer_media.setup_scripts().items()}
-        more = {path: media.sha256_of_bytes(content) for path, content in self._request.guest_module.items()}
-        return {"scripts": scripts, "guest_module": more}
-
-    def _write_answers(self) -> Outcome:
+    def _answer_files(self) -> dict[str, bytes]:
         request = self._request
-        files = answer_files(
+        return answer_files(
             request.profile,
             credentials.load(self.folder),
             image_index=self._runner.facts("media")["iso_index"],
@@ -234,7 +254,13 @@ class ImageBuild:
             openssh_package=request.openssh,
             guest_module=request.guest_module,
         )
-        write_answer_media(self.folder / ANSWER_MEDIA, files)
+
+    def _answer_inputs(self) -> Mapping[str, Any]:
+        # The medium's content, so that what an update of this package changes in it is written anew.
+        return {path: media.sha256_of_bytes(content) for path, content in self._answer_files().items()}
+
+    def _write_answers(self) -> Outcome:
+        write_answer_media(self.folder / ANSWER_MEDIA, self._answer_files())
         return Outcome((ANSWER_MEDIA,))
 
     def _install(self) -> Outcome:
@@ -294,7 +320,7 @@ class ImageBuild:
         return Manifest(
             name=self._request.name,
             created=self._now().strftime("%Y-%m-%dT%H:%M:%SZ"),
-            profile=self._request.profile,
+            profile=self._request.profile.without_product_key(),
             source=Source(**source),
             guest=self._guest(),
             observed=dict(runner.facts("probe")) if self._probe is not None else {},

@@ -21,7 +21,10 @@ MARK: Final = b"ntproof "
 LONGEST_LINE: Final = 1 << 16
 """Bytes of the longest event; a certificate takes about 2,000."""
 
-_SHORT: Final = r"[^\x00-\x08\x0b\x0c\x0e-\x1f]{0,4000}"
+LONGEST_STEP: Final = 1e9
+"""Seconds of the longest step that is believed."""
+
+_SHORT: Final = r"[^\x00-\x1f\x7f-\x9f]{0,4000}"
 _DIGEST: Final = r"[0-9a-f]{64}"
 
 
@@ -196,16 +199,29 @@ def _made(value: Mapping[str, object]) -> GuestEvent:
                 return StepStarted(read(_Step, value, source).step)
             case "ended":
                 seconds = value.get("seconds")
-                if type(seconds) not in (int, float):
+                if (
+                    isinstance(seconds, bool)
+                    or not isinstance(seconds, (int, float))
+                    or not 0 <= seconds <= LONGEST_STEP
+                ):
                     raise MachineBroken(f"the guest sent {value!r:.80}, whose seconds are no number")
                 step = read(_Step, {"event": "started", "step": value.get("step")}, source).step
-                return StepEnded(step, float(seconds))  # type: ignore[arg-type]
+                return StepEnded(step, float(seconds))
             case "failed":
                 failure = read(_Failure, value, source)
-                return SetupFailed(failure.step, failure.message, failure.where)
+                return SetupFailed(failure.step, _printable(failure.message), failure.where)
             case "result":
                 return SetupDone(GuestFacts.from_mapping(value.get("facts"), source))
             case other:
                 raise MachineBroken(f"the guest sent an event {other!r:.40}, which this version does not know")
     except MachineConfigurationError as error:
         raise MachineBroken(f"the guest's report is malformed: {error}") from error
+
+
+def _printable(text: str) -> str:
+    """A text of lines without what a terminal would obey."""
+    shown = (
+        character if character == "\n" or character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text.replace("\r\n", "\n")
+    )
+    return "".join(shown)

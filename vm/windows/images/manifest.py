@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -63,7 +64,7 @@ class Manifest:
     Attributes:
         name: the image's name.
         created: when it was sealed, UTC, as ``2026-01-31T12:00:00Z``.
-        profile: the profile as it was then.
+        profile: the profile as it was then, without its product key.
         source: what it was installed from.
         guest: what the guest said of itself at the end of its set-up.
         observed: what was seen of it at its first start afterwards, by name; empty when nobody looked.
@@ -92,6 +93,21 @@ class Manifest:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
+
+
+def save_manifest(content: Manifest, folder: Path) -> Path:
+    """Write the manifest of an image's folder; it appears when it is complete, also in the place of a read-only one.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = folder / FILE_NAME
+    unfinished = path.with_name(path.name + ".partial")
+    with unfinished.open("w", encoding="utf-8") as stream:
+        stream.write(content.to_json())
+        stream.flush()
+        os.fsync(stream.fileno())
+    return unfinished.replace(path)
 
 
 def read_manifest(path: Path) -> Manifest:

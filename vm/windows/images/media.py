@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import struct
 from collections.abc import Callable, Iterable
@@ -31,6 +32,13 @@ SPLIT_IMAGE_FILE: Final = "sources/install.swm"
 EFI_WITHOUT_PROMPT: Final = "efi/microsoft/boot/efisys_noprompt.bin"
 BIOS_PROMPT: Final = "boot/bootfix.bin"
 BIOS_PROMPT_RENAMED: Final = "bootfix.off"
+BUILT_OVER: Final = {
+    **dict.fromkeys((19042, 19043, 19044, 19045), 19041),
+    22631: 22621,
+    26200: 26100,
+}
+"""Builds that are another build with features switched on by an enablement package (Microsoft, KB5015684, KB5027397 and
+KB5054156). The list in install.wim may tell the build below: what was installed tells its own."""
 _CHUNK: Final = 1 << 22
 
 Progress = Callable[[int, int], None]
@@ -91,13 +99,16 @@ def inspect_media(path: Path, *, sha256: str | None = None, progress: Progress =
 
     Raises:
         MachineConfigurationError: it is missing, cut off, no ISO, no Windows installation medium, or another one than
-            the hash says.
+            the hash says; or the hash is none.
     """
+    wanted = None if sha256 is None else sha256.strip().lower()
+    if wanted is not None and not re.fullmatch(r"[0-9a-f]{64}", wanted):
+        raise MachineConfigurationError(f"--sha256: {wanted!r} is no SHA-256: give its 64 hexadecimal digits")
     images = list_images(path)
     found = sha256_of(path, progress)
-    if sha256 is not None and found != sha256.strip().lower():
+    if wanted not in (None, found):
         raise MachineConfigurationError(
-            f"{path}: its SHA-256 is {found}, expected {sha256.strip().lower()}; download it again, or correct --sha256"
+            f"{path}: its SHA-256 is {found}, expected {wanted}; download it again, or correct --sha256"
         )
     return WindowsMedia(path, path.stat().st_size, found, images)
 
@@ -176,9 +187,12 @@ def choose_image(path: Path, images: Iterable[WimImage], profile: Profile) -> Wi
         )
     if image.architecture != AMD64:
         raise MachineConfigurationError(f"{place}: not for x64; give an x64 ISO")
-    if image.build != wanted.build:
+    below = BUILT_OVER.get(wanted.build)
+    if image.build not in (wanted.build, below):
+        listed_as = "" if below is None else f" ({below} in the ISO's own list)"
         raise MachineConfigurationError(
-            f"{place}: build {image.build}, but profile {profile.name!r} is for {wanted.build}; give another one"
+            f"{place}: build {image.build}, but profile {profile.name!r} is for {wanted.build}{listed_as};"
+            " give another one"
         )
     if profile.locale.language not in image.languages:
         raise MachineConfigurationError(
@@ -221,9 +235,12 @@ def copy_without_prompt(source: Path, target: Path, firmware: Firmware, progress
         MachineBroken: there is no room, or writing fails.
     """
     patches = key_prompt_patches(source, firmware)
-    require_space(target.parent, source.stat().st_size, f"a copy of {source.name}")
     unfinished = target.with_name(target.name + ".partial")
     try:
+        # What an earlier copy left takes the room that this one needs.
+        for left in (unfinished, target):
+            left.unlink(missing_ok=True)
+        require_space(target.parent, source.stat().st_size, f"a copy of {source.name}")
         _copy(source, unfinished, progress)
         with unfinished.open("r+b") as stream:
             for offset, data in patches:

@@ -34,7 +34,6 @@ def setup_data(profile: Profile, *, openssh_package: str = "", guest_module: str
         "disable_builtin_administrator": profile.media.family is Family.SERVER,
         "guest_module": guest_module,
         "memory_integrity": features.memory_integrity,
-        "openssh": features.openssh.value,
         "openssh_package": openssh_package,
         "page_file_mib": profile.page_file_mib,
         "process_audit": features.process_audit,

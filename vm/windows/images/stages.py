@@ -6,15 +6,13 @@ files are as it left them; one that is done again makes those after it be done a
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -22,7 +20,6 @@ from typing import Any, Final, Protocol
 from vm.errors import MachineBroken
 
 FILE_NAME: Final = "state.json"
-LOCK_NAME: Final = "lock"
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -89,7 +86,7 @@ class Record:
 
 
 class StageRunner:
-    """Runs stages in a folder."""
+    """Runs stages in a folder that nothing else changes meanwhile (`vm.windows.images.store.ImageStore.building`)."""
 
     def __init__(self, folder: Path, listener: StageListener, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder = folder
@@ -110,24 +107,23 @@ class StageRunner:
 
         Raises:
             MachineError: a stage failed; those before it stay done.
-            MachineBroken: another process runs stages in this folder, or its state cannot be written.
+            MachineBroken: the folder's state cannot be written.
         """
-        with self._lock():
-            kept = self._load()
-            before: list[str] = []
-            self._records = {}
-            for stage in stages:
-                inputs = _digest({"stage": stage.name, "inputs": stage.inputs(), "before": before})
-                record = kept.get(stage.name)
-                if record is None or record.inputs != inputs or not self._intact(record):
-                    record = self._do(stage, inputs)
-                else:
-                    _LOG.info("stage %s: done before", stage.name)
-                    self._listener.stage_ended(stage, record.seconds, again=False)
-                self._records[stage.name] = record
-                before.append(record.run)
-                # Records of later stages stay: they count only while this one's run is the one that they followed.
-                self._save({**kept, **self._records})
+        kept = self._load()
+        before: list[str] = []
+        self._records = {}
+        for stage in stages:
+            inputs = _digest({"stage": stage.name, "inputs": stage.inputs(), "before": before})
+            record = kept.get(stage.name)
+            if record is None or record.inputs != inputs or not self._intact(record):
+                record = self._do(stage, inputs)
+            else:
+                _LOG.info("stage %s: done before", stage.name)
+                self._listener.stage_ended(stage, record.seconds, again=False)
+            self._records[stage.name] = record
+            before.append(record.run)
+            # Records of later stages stay: they count only while this one's run is the one that they followed.
+            self._save({**kept, **self._records})
 
     def _do(self, stage: Stage, inputs: str) -> Record:
         _LOG.info("stage %s: %s", stage.name, stage.title)
@@ -191,22 +187,6 @@ class StageRunner:
             unfinished.replace(path)
         except OSError as error:
             raise MachineBroken(f"{path}: {error.strerror}; the stage is done again next time") from error
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        path = self._folder / LOCK_NAME
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise MachineBroken(f"{path}: {error.strerror}; the build's folder cannot be written") from error
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise MachineBroken(f"{self._folder}: another process builds here; wait for it or end it") from error
-            yield
-        finally:
-            os.close(descriptor)
 
 
 def _digest(value: object) -> str:

@@ -34,6 +34,7 @@ ROOM_TO_INSTALL: Final = 20 * 10**9
 SEALED_FILE: Final = 0o444
 SEALED_FOLDER: Final = 0o555
 PRIVATE_FOLDER: Final = 0o700
+PRIVATE_FILE: Final = 0o600
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,30 @@ class ImageStore:
             ) from error
         return folder
 
+    @contextmanager
+    def building(self, name: str) -> Iterator[Path]:
+        """The folder of an unfinished build, which no other build of this name uses until the end of the context.
+
+        Raises:
+            MachineConfigurationError: as for `build_folder`.
+            MachineBroken: likewise, or another process builds it.
+        """
+        with self._build_lock(name):
+            yield self.build_folder(name)
+
+    @contextmanager
+    def _build_lock(self, name: str) -> Iterator[None]:
+        _check_name(name)
+        # Beside the build's folder, which is moved or removed under the lock. No image and no build has such a name.
+        path = self.root / BUILDS / f"{name}.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(PRIVATE_FILE)
+        except OSError as error:
+            raise MachineBroken(f"{path}: {error.strerror}; set {VARIABLE} to a folder that can be written") from error
+        with _locked(path, fcntl.LOCK_EX, f"another process builds image {name!r}; wait for it or end it"):
+            yield
+
     def admit(self, folder: Path, content: Manifest) -> Image:
         """Seal a finished folder and take it into the store, all or nothing.
 
@@ -182,8 +207,7 @@ class ImageStore:
         """
         target = self.root / content.name
         try:
-            path = folder / manifest.FILE_NAME
-            path.write_text(content.to_json(), encoding="utf-8")
+            manifest.save_manifest(content, folder)
             for file in (*(file.name for file in content.files), manifest.FILE_NAME):
                 (folder / file).chmod(SEALED_FILE)
             # A folder that cannot be written cannot be moved either, so that it is closed afterwards.
@@ -219,12 +243,13 @@ class ImageStore:
 
         Raises:
             MachineConfigurationError: there is none of that name.
-            MachineBroken: it cannot be removed.
+            MachineBroken: it cannot be removed, or a process builds it.
         """
         _check_name(name)
         if name not in self.unfinished():
             raise MachineConfigurationError(f"there is no unfinished build {name!r}: {', '.join(self.unfinished())}")
-        self._remove_folder(self.root / BUILDS / name)
+        with self._build_lock(name):
+            self._remove_folder(self.root / BUILDS / name)
 
     @staticmethod
     def _remove_folder(folder: Path) -> None:

@@ -27,6 +27,11 @@ NAMESPACE: Final = "urn:schemas-microsoft-com:unattend"
 WCM: Final = "http://schemas.microsoft.com/WMIConfig/2002/State"
 _PUBLIC_KEY_TOKEN: Final = "31bf3856ad364e35"  # noqa: S105 - identifies Microsoft's components, in every answer file
 _LAB_CONFIG: Final = r"HKLM\SYSTEM\Setup\LabConfig"
+_UNIDENTIFIED_NETWORKS: Final = (
+    r"HKLM\SOFTWARE\Policies\Microsoft\Windows NT\CurrentVersion\NetworkList\Signatures"
+    r"\010103000F0000F0010000000F0000F0C967A3643C3AD745950DA7859209176EF5B87C875FA20DF21951640E807D7C24"
+)
+"""Where the group policy "Network List Manager Policies", "Unidentified Networks" is kept."""
 FIRST_WINDOWS_11: Final = 22000
 WINDOWS_11_MEMORY_MIB: Final = 4096
 WINDOWS_11_DISK_GIB: Final = 64
@@ -293,15 +298,18 @@ def _specialize(profile: Profile) -> Iterator[Component]:
         ),
     )
     yield Component("Microsoft-Windows-Security-SPP-UX", (_setting("SkipAutoActivation", True),))
-    commands = _specialize_commands(profile)
-    if commands:
-        listed = [command.synchronous(number) for number, command in enumerate(commands, 1)]
-        yield Component("Microsoft-Windows-Deployment", (_setting("RunSynchronous", listed),))
+    listed = [command.synchronous(number) for number, command in enumerate(_specialize_commands(profile), 1)]
+    yield Component("Microsoft-Windows-Deployment", (_setting("RunSynchronous", listed),))
 
 
 def _specialize_commands(profile: Profile) -> tuple[Command, ...]:
+    # A network without a gateway, as the guest's is, stays unidentified, which is public unless a policy says otherwise
+    # (Microsoft Learn, "Policy CSP - NetworkListManager"), and Windows refuses settings of remoting while one is.
+    private = Command(
+        rf'reg.exe add "{_UNIDENTIFIED_NETWORKS}" /v Category /t REG_DWORD /d 1 /f', "Trust the machine's own network"
+    )
     if profile.media.family is Family.SERVER:
-        return ()
+        return (private,)
     # With a TPM, Windows would begin to encrypt the disk, whose image is copied and reverted. Microsoft Learn,
     # "BitLocker drive encryption in Windows 11 for OEMs", disable automatic device encryption.
     encryption = Command(
@@ -309,12 +317,12 @@ def _specialize_commands(profile: Profile) -> tuple[Command, ...]:
         "Leave the disk unencrypted",
     )
     if not is_windows_11(profile):
-        return (encryption,)
+        return (private, encryption)
     network = Command(
         r"reg.exe add HKLM\SOFTWARE\Microsoft\Windows\CurrentVersion\OOBE /v BypassNRO /t REG_DWORD /d 1 /f",
         "Let setup end without a network",
     )
-    return (encryption, network)
+    return (private, encryption, network)
 
 
 def _oobe_system(profile: Profile, credentials: Credentials) -> Iterator[Component]:

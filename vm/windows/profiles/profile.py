@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from vm.windows.strict import Place, choice, flag, part, read, text, texts, whole, write
@@ -19,6 +19,11 @@ _LINE: Final = rf"{_CHARACTER}{{1,200}}"
 _LOCALE: Final = r"[a-z]{2,3}(?:-[A-Z][a-z]{3})?-[A-Z]{2}"
 # Characters that no local account may have (Microsoft-Windows-Shell-Setup | LocalAccount | Name); 20 at most.
 _ACCOUNT: Final = r"[A-Za-z][A-Za-z0-9_-]{0,19}"
+# As tzutil /l prints them (Microsoft Learn, "Default time zones"); setup stops at another one. The suffix turns
+# summer time off (Microsoft-Windows-Shell-Setup | TimeZone).
+_TIME_ZONE: Final = (
+    r"(?:UTC(?:[+-]\d\d)?|Russia Time Zone \d{1,2}|[A-Z][A-Za-z .-]{1,40} Standard Time(?: \(Mexico\))?)(?:_dstoff)?"
+)
 _RESERVED_ACCOUNTS: Final = frozenset(
     {"administrator", "guest", "defaultaccount", "wdagutilityaccount", "system", "none"}
 )
@@ -74,8 +79,9 @@ class OpenSsh(enum.Enum):
 
     INBOX = "inbox"
     """Windows has it installed (Server 2025)."""
-    CAPABILITY = "capability"
-    """Windows installs it as a feature on demand, which needs Windows Update or the package given to the build."""
+    PACKAGE = "package"
+    """It is installed from the package that is given to the build. Windows would fetch its own from Windows Update, but
+    a guest's network leads nowhere."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class Media:
 
     Attributes:
         family: client or server.
-        build: the Windows build that the ISO must hold.
+        build: the Windows build that is installed.
         edition: the image's name or display name in install.wim, as ``wiminfo`` or DISM prints them.
         index: the image's number in install.wim; None to look the edition up.
     """
@@ -142,7 +148,9 @@ class Locale:
         "a language name, or a layout such as 0409:00000409",
         default="en-US",
     )
-    time_zone: str = text(r"[A-Za-z0-9 .()+-]{1,64}", "a Windows time zone such as UTC", default="UTC")
+    time_zone: str = text(
+        _TIME_ZONE, "a name that tzutil /l prints, such as UTC or W. Europe Standard Time", default="UTC"
+    )
 
 
 @dataclass(frozen=True)
@@ -164,7 +172,7 @@ class Answers:
     administrator: str = text(_ACCOUNT, "at most 20 letters, digits, _ and -", default="ntproof-admin")
     standard_user: str = text(_ACCOUNT, "at most 20 letters, digits, _ and -", default="ntproof-user")
     product_key: str | None = text(
-        r"[A-Z0-9]{5}(?:-[A-Z0-9]{5}){4}", "five groups of five capitals and digits", default=None
+        r"[A-Z0-9]{5}(?:-[A-Z0-9]{5}){4}", "five groups of five capitals and digits", default=None, quoted=False
     )
 
 
@@ -186,7 +194,7 @@ class Features:
     test_signing: bool = flag(default=True)
     memory_integrity: bool = flag(default=False)
     crash_dump: CrashDump = choice(CrashDump, default=CrashDump.COMPLETE)
-    openssh: OpenSsh = choice(OpenSsh, default=OpenSsh.CAPABILITY)
+    openssh: OpenSsh = choice(OpenSsh, default=OpenSsh.PACKAGE)
     process_audit: bool = flag(default=True)
     defender: bool = flag(default=False)
     updates: bool = flag(default=False)
@@ -239,23 +247,24 @@ class Profile:
         """The content of the TOML file that `from_mapping` reads."""
         return write(self)
 
+    def without_product_key(self) -> Profile:
+        """The profile as others may read it: the key may be someone's licence."""
+        return replace(self, answers=replace(self.answers, product_key=None))
+
     @property
     def needs_virtio_drivers(self) -> bool:
         """Whether Windows sees neither disk nor network without the virtio drivers."""
         return self.hardware.disk_bus is DiskBus.VIRTIO_SCSI or self.hardware.network is NetworkModel.VIRTIO
 
     @property
+    def needs_openssh_package(self) -> bool:
+        """Whether Windows has no OpenSSH server, so that its package has to be given."""
+        return self.features.openssh is OpenSsh.PACKAGE
+
+    @property
     def page_file_mib(self) -> int:
         """Size of the page file on the system disk in MiB, enough for a complete dump."""
         return self.hardware.memory_mib + DUMP_HEADROOM_MIB
-
-    @property
-    def meets_windows_11_checks(self) -> bool:
-        """Whether setup's own checks for TPM and Secure Boot would pass.
-
-        Microsoft Learn, "Windows 11 requirements": UEFI with Secure Boot capability and TPM 2.0.
-        """
-        return self.hardware.firmware is Firmware.UEFI and self.hardware.secure_boot and self.hardware.tpm
 
 
 def _check_hardware(profile: Profile, place: Place) -> None:

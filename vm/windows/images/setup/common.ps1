@@ -1,4 +1,4 @@
-# What the steps of the set-up share: reports to the host, checked calls of programs, and registry values.
+# What the steps of the set-up share: reports to the host, checked calls of programs, waiting, and registry values.
 
 function Open-Report {
     <#
@@ -59,6 +59,30 @@ function Invoke-Program {
     $output
 }
 
+function Wait-Until {
+    <#
+    .SYNOPSIS
+    Waits until a condition holds, and fails when that takes too long.
+    #>
+    [CmdletBinding()]
+    param(
+        [Parameter(Mandatory = $true)]
+        [string] $What,
+
+        [Parameter(Mandatory = $true)]
+        [scriptblock] $Condition,
+
+        [int] $Seconds = 600
+    )
+    $watch = [System.Diagnostics.Stopwatch]::StartNew()
+    while (-not (& $Condition)) {
+        if ($watch.Elapsed.TotalSeconds -ge $Seconds) {
+            throw ('{0}: not so within {1} s' -f $What, $Seconds)
+        }
+        Start-Sleep -Milliseconds 500
+    }
+}
+
 function Set-RegistryValue {
     <#
     .SYNOPSIS
@@ -75,7 +99,7 @@ function Set-RegistryValue {
         [Parameter(Mandatory = $true)]
         [object] $Value,
 
-        [ValidateSet('DWord', 'String')]
+        [ValidateSet('DWord', 'MultiString')]
         [string] $Type = 'DWord'
     )
     if (-not (Test-Path -LiteralPath $Key)) {

@@ -1,5 +1,5 @@
 # Sets the guest up at its first logon: runs the steps beside it in the order of their names, reports each one to the
-# host, and shuts Windows down at the end. A step that fails ends the set-up; Windows then stays on for a look at it.
+# host, and shuts Windows down at the end. A step that fails ends the set-up; the host then takes a picture of the screen.
 
 #Requires -Version 5.1
 [CmdletBinding()]

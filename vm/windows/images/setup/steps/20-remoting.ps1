@@ -6,7 +6,15 @@ param(
     [psobject] $Data
 )
 
-Get-NetConnectionProfile | Set-NetConnectionProfile -NetworkCategory Private
+# Windows refuses settings of remoting while a network counts as public. One that is still being identified does, and
+# takes no other category until it is.
+Wait-Until -What 'the guest has a network and it counts as private' -Condition {
+    Get-NetConnectionProfile |
+        Where-Object -FilterScript { $_.NetworkCategory -eq 'Public' } |
+        Set-NetConnectionProfile -NetworkCategory Private -ErrorAction SilentlyContinue
+    $categories = @(Get-NetConnectionProfile | ForEach-Object -Process { $_.NetworkCategory })
+    $categories.Count -gt 0 -and $categories -notcontains 'Public'
+}
 Enable-PSRemoting -Force -SkipNetworkProfileCheck | Out-Null
 
 $names = @($Data.certificate.subject, 'localhost')
@@ -41,7 +49,8 @@ Set-Item -Path 'WSMan:\localhost\Service\Auth\Basic' -Value $false -Force
 Set-Item -Path 'WSMan:\localhost\MaxEnvelopeSizekb' -Value 8192 -Force
 Set-Item -Path 'WSMan:\localhost\Shell\MaxMemoryPerShellMB' -Value 2048 -Force
 Set-Item -Path 'WSMan:\localhost\Shell\MaxShellsPerUser' -Value 100 -Force
-Set-Service -Name 'WinRM' -StartupType Automatic
+# Enable-PSRemoting leaves a start that Windows delays by two minutes, which Set-Service does not take back.
+Invoke-Program -Name 'sc.exe' -Arguments 'config', 'WinRM', 'start=', 'auto' | Out-Null
 
 # Without this a local administrator has no administrator's rights over the network (Microsoft Learn, "User Account
 # Control and remote restrictions").

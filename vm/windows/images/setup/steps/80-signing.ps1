@@ -21,7 +21,9 @@ $guard = 'HKLM:\SYSTEM\CurrentControlSet\Control\DeviceGuard'
 $scenario = $guard + '\Scenarios\HypervisorEnforcedCodeIntegrity'
 $enabled = [int] [bool] $Data.memory_integrity
 Set-RegistryValue -Key $guard -Name 'EnableVirtualizationBasedSecurity' -Value $enabled
-Set-RegistryValue -Key $guard -Name 'RequirePlatformSecurityFeatures' -Value 1
+# 1 is Secure Boot, 0 nothing: where Secure Boot is asked for and off, Windows does not start its hypervisor at all
+# (Microsoft Learn, "Register computer with Host Guardian Service", which lists the values).
+Set-RegistryValue -Key $guard -Name 'RequirePlatformSecurityFeatures' -Value ([int] $secureBoot)
 Set-RegistryValue -Key $guard -Name 'Locked' -Value 0
 Set-RegistryValue -Key $scenario -Name 'Enabled' -Value $enabled
 Set-RegistryValue -Key $scenario -Name 'Locked' -Value 0
