@@ -16,8 +16,9 @@ typedef const char *OPERATION(REQUEST *request, ANSWER *answer);
 
 #define NAME_UNITS_MAXIMUM 128u
 
-/* processes.c */
+/* processes.c: the job that every process dies with; closing ends those that could not be brought into it. */
 BOOL processes_open(void);
+void processes_close(void);
 OPERATION process_launch;
 OPERATION process_resume;
 OPERATION process_exit;
@@ -40,6 +41,9 @@ OPERATION device_cancel;
 /* streams.c */
 OPERATION stream_start;
 OPERATION stream_stop;
+
+/* Whether a stream's thread may still use this handle. */
+BOOL stream_runs_on(HANDLE device);
 
 /* services.c */
 OPERATION service_create;

@@ -7,13 +7,15 @@
  *     --ntproof exit STATUS        exits at once
  *     --ntproof event NAME STATUS  exits when the named event is set
  *
- * STATUS is decimal, or hexadecimal after 0x. A malformed tail exits with EXIT_USAGE. */
+ * STATUS is decimal, or hexadecimal after 0x. A malformed tail exits with EXIT_USAGE. A process that was made when nobody
+ * waited for it any more is terminated with EXIT_UNWANTED. */
 
 #include "child_orders.h"
 #include "spawn.h"
 
 #define EXIT_USAGE 0xE0000001u
 #define EXIT_NO_PIPE 0xE0000002u
+#define EXIT_UNWANTED 0xE0000003u
 
 /* The program's entry point. */
 void start(void);
@@ -109,6 +111,14 @@ static BOOL read_text(HANDLE pipe, BOOL present, ULONG units, WCHAR **text)
     return *text != NULL && read_all(pipe, *text, units * sizeof(WCHAR));
 }
 
+/* Whoever asked for the process does not know of it, so that nobody would ever resume or end it. */
+static void undo_spawn(const PROCESS_INFORMATION *created)
+{
+    TerminateProcess(created->hProcess, EXIT_UNWANTED);
+    CloseHandle(created->hThread);
+    CloseHandle(created->hProcess);
+}
+
 static BOOL obey_spawn(HANDLE pipe, const ORDER *order)
 {
     ORDER_REPLY reply;
@@ -127,13 +137,15 @@ static BOOL obey_spawn(HANDLE pipe, const ORDER *order)
         spawn.command_line = command_line;
         reply.Magic = ORDER_MAGIC;
         reply.CallingTid = GetCurrentThreadId();
-        reply.Error = spawn_suspended(&spawn, &created);
-        reply.Status = reply.Error == ERROR_SUCCESS ? 0 : (ULONG)RtlGetLastNtStatus();
+        reply.Error = spawn_suspended(&spawn, &created, &reply.Status);
         reply.Pid = created.dwProcessId;
         reply.Tid = created.dwThreadId;
         reply.Process = (ULONG_PTR)created.hProcess;
         reply.Thread = (ULONG_PTR)created.hThread;
         intact = WriteFile(pipe, &reply, sizeof(reply), &written, NULL) && written == sizeof(reply);
+        if (!intact && reply.Error == ERROR_SUCCESS) {
+            undo_spawn(&created);
+        }
     }
     if (spawn.parent != NULL) {
         CloseHandle(spawn.parent);

@@ -46,6 +46,7 @@ typedef struct ORDER_REPLY {
     ULONG Pid;
     ULONG Tid;
     ULONG CallingTid;
+    /* The NTSTATUS behind the error, 0 where no system service gave one. */
     ULONG Status;
     ULONG TextUnits;
     ULONG Reserved;

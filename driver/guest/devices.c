@@ -73,16 +73,21 @@ const char *device_open(REQUEST *request, ANSWER *answer)
     TEXT path = request_text(request, "path", TEXT_UNITS_MAXIMUM);
     DWORD access = (request_flag(request, "read") ? GENERIC_READ : 0) |
                    (request_flag(request, "write") ? GENERIC_WRITE : 0);
+    DWORD error;
+    ULONG status;
     HANDLE file;
 
     if (!may_open(request, &name)) {
         return NULL;
     }
+    status_forget();
     file = CreateFileW(path.units, access, FILE_SHARE_READ | FILE_SHARE_WRITE, NULL, OPEN_EXISTING,
                        FILE_FLAG_OVERLAPPED, NULL);
     if (file == INVALID_HANDLE_VALUE) {
-        answer_number(answer, "win32_error", GetLastError());
-        answer_number(answer, "status", (ULONG)RtlGetLastNtStatus());
+        error = GetLastError();
+        status = (ULONG)RtlGetLastNtStatus();
+        answer_number(answer, "win32_error", error);
+        answer_optional_number(answer, "status", status != 0, status);
         return NULL;
     }
     answer_number(answer, "win32_error", ERROR_SUCCESS);
@@ -112,6 +117,10 @@ const char *device_close(REQUEST *request, ANSWER *answer)
 {
     DEVICE *device = named_device(request);
 
+    if (device != NULL && stream_runs_on(device->file)) {
+        /* Its thread would go on with the number of the handle, which may be another device's by then. */
+        request_fail(request, "a stream runs on the device; stop it first", NULL);
+    }
     if (device == NULL || !request_complete(request)) {
         return NULL;
     }

@@ -203,6 +203,12 @@ static DWORD make_folders(WCHAR *path)
     return ERROR_SUCCESS;
 }
 
+/* A copy has the attributes of its source, and read-only would keep it from being replaced or removed. */
+static DWORD make_plain(const WCHAR *path)
+{
+    return SetFileAttributesW(path, FILE_ATTRIBUTE_NORMAL) ? ERROR_SUCCESS : GetLastError();
+}
+
 /* Copies where nothing is yet. It is written down before it is done: a file that nobody knows of could never be
  * replaced or removed again. */
 static DWORD copy_new(PATHS *paths, HKEY record)
@@ -216,7 +222,7 @@ static DWORD copy_new(PATHS *paths, HKEY record)
         error = GetLastError();
         forget_record(record, paths);
     }
-    return error;
+    return error == ERROR_SUCCESS ? make_plain(paths->target) : error;
 }
 
 static DWORD provide(PATHS *paths, HKEY record)
@@ -244,7 +250,7 @@ static DWORD provide(PATHS *paths, HKEY record)
     if (!known) {
         return ERROR_FILE_EXISTS;
     }
-    return CopyFileW(paths->source, paths->target, FALSE) ? ERROR_SUCCESS : GetLastError();
+    return CopyFileW(paths->source, paths->target, FALSE) ? make_plain(paths->target) : GetLastError();
 }
 
 static DWORD remove_file(PATHS *paths, HKEY record)

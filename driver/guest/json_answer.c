@@ -90,6 +90,15 @@ void answer_null(ANSWER *answer, const char *key)
     put(answer, "null");
 }
 
+void answer_optional_number(ANSWER *answer, const char *key, BOOL known, ULONGLONG value)
+{
+    if (known) {
+        answer_number(answer, key, value);
+    } else {
+        answer_null(answer, key);
+    }
+}
+
 static void put_unit(ANSWER *answer, WCHAR unit)
 {
     static const char digits[] = "0123456789abcdef";

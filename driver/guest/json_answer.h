@@ -19,6 +19,9 @@ void answer_number(ANSWER *answer, const char *key, ULONGLONG value);
 void answer_boolean(ANSWER *answer, const char *key, BOOL value);
 void answer_null(ANSWER *answer, const char *key);
 
+/* A number, or null where it is not known. */
+void answer_optional_number(ANSWER *answer, const char *key, BOOL known, ULONGLONG value);
+
 /* A text of ASCII characters. */
 void answer_ascii(ANSWER *answer, const char *key, const char *value);
 

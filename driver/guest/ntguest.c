@@ -225,5 +225,6 @@ void start(void)
         ExitProcess(EXIT_SYSTEM);
     }
     run_plan(plan);
+    processes_close();
     ExitProcess(0);
 }

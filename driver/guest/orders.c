@@ -130,12 +130,15 @@ static DWORD exchange(const CONNECTION *connection, const ORDER *order, const TE
         error = transfer(connection, FALSE, (BYTE *)reply, sizeof(*reply));
         if (error == ERROR_SUCCESS && reply->Magic != ORDER_MAGIC) {
             error = ERROR_INVALID_DATA;
+        } else if (error == ERROR_TIMEOUT) {
+            error = ERROR_IO_PENDING;
         }
     }
     return error == ERROR_SUCCESS && text != NULL ? receive_text(connection, reply->TextUnits, text) : error;
 }
 
-/* The pipe is busy for the moment that the child needs to leave the connection before this one. */
+/* The pipe is busy for the moment that the child needs to leave the connection before this one. Its name can be guessed:
+ * whoever serves it may learn who calls, but not act in the caller's name. */
 static DWORD open_pipe(CONNECTION *connection, ULONG pid)
 {
     WCHAR name[CHILD_NAME_UNITS];
@@ -146,7 +149,8 @@ static DWORD open_pipe(CONNECTION *connection, ULONG pid)
         DWORD error;
 
         connection->pipe =
-            CreateFileW(name, GENERIC_READ | GENERIC_WRITE, 0, NULL, OPEN_EXISTING, FILE_FLAG_OVERLAPPED, NULL);
+            CreateFileW(name, GENERIC_READ | GENERIC_WRITE, 0, NULL, OPEN_EXISTING,
+                        FILE_FLAG_OVERLAPPED | SECURITY_SQOS_PRESENT | SECURITY_IDENTIFICATION, NULL);
         if (connection->pipe != INVALID_HANDLE_VALUE) {
             return ERROR_SUCCESS;
         }
@@ -158,6 +162,21 @@ static DWORD open_pipe(CONNECTION *connection, ULONG pid)
         if (left == 0 || (!WaitNamedPipeW(name, left) && GetLastError() == ERROR_SEM_TIMEOUT)) {
             return ERROR_TIMEOUT;
         }
+    }
+}
+
+/* What an error means that came of the pipe: it breaks a moment before the end of its process can be seen. */
+static DWORD meaning(const CONNECTION *connection, DWORD error)
+{
+    switch (error) {
+    case ERROR_FILE_NOT_FOUND:
+    case ERROR_BROKEN_PIPE:
+    case ERROR_NO_DATA:
+    case ERROR_PIPE_NOT_CONNECTED:
+        return WaitForSingleObject(connection->process, remaining(connection)) == WAIT_OBJECT_0 ? ERROR_PROCESS_ABORTED
+                                                                                                : error;
+    default:
+        return error;
     }
 }
 
@@ -180,5 +199,5 @@ DWORD order_send(ULONG pid, HANDLE process, const ORDER *order, const TEXT *imag
         CloseHandle(connection.pipe);
     }
     CloseHandle(connection.event);
-    return error;
+    return meaning(&connection, error);
 }

@@ -8,6 +8,7 @@
  * given too, it receives the text behind the reply, memory of the caller.
  *
  * `process` is a handle of the child with SYNCHRONIZE access; deadline in milliseconds, for everything together.
- * Returns a Win32 error: ERROR_TIMEOUT when the process takes no orders in time, ERROR_PROCESS_ABORTED when it ended. */
+ * Returns a Win32 error: ERROR_TIMEOUT when the process takes no orders in time, ERROR_IO_PENDING when it took this one and
+ * the answer did not come in time, ERROR_PROCESS_ABORTED when it ended. */
 DWORD order_send(ULONG pid, HANDLE process, const ORDER *order, const TEXT *image, const TEXT *command_line,
                  ORDER_REPLY *reply, TEXT *text, ULONG deadline);

@@ -6,15 +6,6 @@
 #define PROCESS_COMMAND_LINE_INFORMATION 60
 #define COMMAND_LINE_ANSWER_SIZE (sizeof(UNICODE_STRING) + 65536)
 
-void answer_optional_number(ANSWER *answer, const char *key, BOOL known, ULONGLONG value)
-{
-    if (known) {
-        answer_number(answer, key, value);
-    } else {
-        answer_null(answer, key);
-    }
-}
-
 void answer_image_name(ANSWER *answer, const TEXT *image)
 {
     UNICODE_STRING name = {0, 0, NULL};

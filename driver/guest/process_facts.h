@@ -3,9 +3,6 @@
 
 #include "json_answer.h"
 
-/* A number, or null where it is not known. */
-void answer_optional_number(ANSWER *answer, const char *key, BOOL known, ULONGLONG value);
-
 /* The NT path that CreateProcessW opens for an application name: its own translation, before any search. */
 void answer_image_name(ANSWER *answer, const TEXT *image);
 

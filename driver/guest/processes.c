@@ -13,6 +13,8 @@ typedef struct PROCESS {
     /* The first thread while it is suspended, else NULL. */
     HANDLE thread;
     ULONG pid;
+    /* FALSE for one that was born into a job that this program's is not part of. */
+    BOOL in_job;
 } PROCESS;
 
 static struct {
@@ -30,6 +32,15 @@ BOOL processes_open(void)
     processes.job = CreateJobObjectW(NULL, NULL);
     return processes.job != NULL && SetInformationJobObject(processes.job, JobObjectExtendedLimitInformation, &limits,
                                                             sizeof(limits));
+}
+
+void processes_close(void)
+{
+    for (ULONG index = 0; index < processes.count; index++) {
+        if (!processes.entries[index]->in_job) {
+            TerminateProcess(processes.entries[index]->process, 1);
+        }
+    }
 }
 
 static PROCESS *find_label(const TEXT *label)
@@ -123,6 +134,11 @@ static const char *launch_by_child(const PROCESS *creator, const TEXT *image, co
     }
     order.Parent = (ULONG_PTR)given;
     *order_error = order_send(creator->pid, creator->process, &order, image, command_line, &reply, NULL, deadline);
+    if (*order_error == ERROR_IO_PENDING) {
+        /* It makes the call, and something such as a driver's notify routine keeps it from returning. */
+        *order_error = ERROR_TIMEOUT;
+        return "stuck";
+    }
     if (*order_error != ERROR_SUCCESS) {
         return "creator-unreachable";
     }
@@ -133,9 +149,16 @@ static const char *launch_by_child(const PROCESS *creator, const TEXT *image, co
     launched->process.dwProcessId = reply.Pid;
     launched->process.dwThreadId = reply.Tid;
     launched->process.hProcess = take_over(creator->process, reply.Process);
-    launched->process.hThread = take_over(creator->process, reply.Thread);
-    if (reply.Error == ERROR_SUCCESS && (launched->process.hProcess == NULL || launched->process.hThread == NULL)) {
+    if (launched->process.hProcess != NULL) {
+        launched->process.hThread = take_over(creator->process, reply.Thread);
+    }
+    if (reply.Error == ERROR_SUCCESS && launched->process.hThread == NULL) {
         *order_error = GetLastError();
+        if (launched->process.hProcess != NULL) {
+            /* It cannot be resumed, and the plan has no name for it. */
+            TerminateProcess(launched->process.hProcess, *order_error);
+            CloseHandle(launched->process.hProcess);
+        }
         return "creator-unreachable";
     }
     return NULL;
@@ -147,8 +170,7 @@ static void launch_here(const TEXT *image, const TEXT *command_line, HANDLE pare
 
     launched->creator_pid = GetCurrentProcessId();
     launched->creator_tid = GetCurrentThreadId();
-    launched->error = spawn_suspended(&spawn, &launched->process);
-    launched->status = launched->error == ERROR_SUCCESS ? 0 : (ULONG)RtlGetLastNtStatus();
+    launched->error = spawn_suspended(&spawn, &launched->process, &launched->status);
 }
 
 static void answer_launch(ANSWER *answer, const TEXT *image, const TEXT *command_line, const LAUNCHED *launched)
@@ -156,7 +178,7 @@ static void answer_launch(ANSWER *answer, const TEXT *image, const TEXT *command
     BOOL made = launched->error == ERROR_SUCCESS;
 
     answer_number(answer, "win32_error", launched->error);
-    answer_number(answer, "status", launched->status);
+    answer_optional_number(answer, "status", made || launched->status != 0, launched->status);
     answer_optional_number(answer, "pid", made, launched->process.dwProcessId);
     answer_optional_number(answer, "tid", made, launched->process.dwThreadId);
     answer_number(answer, "creator_pid", launched->creator_pid);
@@ -172,12 +194,11 @@ static void answer_launch(ANSWER *answer, const TEXT *image, const TEXT *command
 /* Brings a made process into the job and the table, and lets it run unless it stays suspended. */
 static void keep(PROCESS *entry, const LAUNCHED *launched, BOOL suspended, ANSWER *answer)
 {
-    BOOL in_job = AssignProcessToJobObject(processes.job, launched->process.hProcess);
-
+    entry->in_job = AssignProcessToJobObject(processes.job, launched->process.hProcess);
     entry->process = launched->process.hProcess;
     entry->pid = launched->process.dwProcessId;
     processes.entries[processes.count++] = entry;
-    answer_boolean(answer, "in_job", in_job);
+    answer_boolean(answer, "in_job", entry->in_job);
     answer_boolean(answer, "suspended", suspended);
     if (suspended) {
         entry->thread = launched->process.hThread;
@@ -322,7 +343,8 @@ const char *process_exit(REQUEST *request, ANSWER *answer)
     if (error != ERROR_SUCCESS) {
         return error == ERROR_PROCESS_ABORTED ? "process-gone" : "process-unreachable";
     }
-    answer_end(process, deadline, answer);
+    /* order_send has waited for the end until the deadline already. */
+    answer_end(process, 0, answer);
     return NULL;
 }
 

@@ -3,7 +3,7 @@
 /* Room for one attribute; InitializeProcThreadAttributeList says how much it needs and refuses if this is too small. */
 #define ATTRIBUTE_LIST_SIZE 128
 
-DWORD spawn_suspended(const SPAWN *spawn, PROCESS_INFORMATION *created)
+DWORD spawn_suspended(const SPAWN *spawn, PROCESS_INFORMATION *created, ULONG *status)
 {
     DECLSPEC_ALIGN(16) BYTE storage[ATTRIBUTE_LIST_SIZE];
     LPPROC_THREAD_ATTRIBUTE_LIST attributes = NULL;
@@ -15,6 +15,8 @@ DWORD spawn_suspended(const SPAWN *spawn, PROCESS_INFORMATION *created)
 
     memset(&startup, 0, sizeof(startup));
     memset(created, 0, sizeof(*created));
+    *status = 0;
+    status_forget();
     startup.StartupInfo.cb = sizeof(startup.StartupInfo);
     if (parent != NULL) {
         if (!InitializeProcThreadAttributeList((LPPROC_THREAD_ATTRIBUTE_LIST)storage, 1, 0, &size)) {
@@ -32,6 +34,7 @@ DWORD spawn_suspended(const SPAWN *spawn, PROCESS_INFORMATION *created)
     if (error == ERROR_SUCCESS && !CreateProcessW(spawn->application, spawn->command_line, NULL, NULL, FALSE, flags,
                                                   NULL, NULL, &startup.StartupInfo, created)) {
         error = GetLastError();
+        *status = (ULONG)RtlGetLastNtStatus();
     }
     if (attributes != NULL) {
         DeleteProcThreadAttributeList(attributes);

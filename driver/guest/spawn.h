@@ -15,5 +15,6 @@ typedef struct SPAWN {
 } SPAWN;
 
 /* Creates the process with its first thread suspended, no inherited handle and no console (so that no conhost.exe
- * comes with it). Returns the Win32 error, 0 for success; the caller owns both handles of `created`. */
-DWORD spawn_suspended(const SPAWN *spawn, PROCESS_INFORMATION *created);
+ * comes with it). Returns the Win32 error, 0 for success; the caller owns both handles of `created`. `status` receives the
+ * NTSTATUS behind the error, 0 where no system service gave one. */
+DWORD spawn_suspended(const SPAWN *spawn, PROCESS_INFORMATION *created, ULONG *status);

@@ -7,8 +7,12 @@
 
 typedef struct STREAM {
     TEXT name;
-    HANDLE thread;
     HANDLE stop;
+    /* Set when the thread needs the stream no more. Nobody waits for the end of the thread itself: with a request under way
+     * that the driver keeps it takes five minutes (Microsoft's page on canceling IRPs). */
+    HANDLE ended;
+    /* Whether the thread may still ask the device for something; cleared before the last event, which tells so. */
+    volatile LONG asking;
     ULONG depth;
     TRANSFER *transfers[STREAM_DEPTH_MAXIMUM];
 } STREAM;
@@ -18,16 +22,39 @@ static struct {
     ULONG count;
 } streams;
 
-static void send_event(const STREAM *stream, const char *event, ULONGLONG index, const TRANSFER *transfer)
+static void begin_event(ANSWER *answer, const STREAM *stream, const char *event, ULONGLONG index)
+{
+    answer_begin(answer);
+    answer_ascii(answer, "event", event);
+    answer_text(answer, "stream", stream->name.units, stream->name.length);
+    answer_number(answer, "index", index);
+}
+
+static void send_data(const STREAM *stream, ULONGLONG index, const TRANSFER *transfer)
 {
     ANSWER answer;
 
-    answer_begin(&answer);
-    answer_ascii(&answer, "event", event);
-    answer_text(&answer, "stream", stream->name.units, stream->name.length);
-    answer_number(&answer, "index", index);
+    begin_event(&answer, stream, "data", index);
     answer_transfer(&answer, transfer);
     answer_send(&answer);
+}
+
+/* `failed` is the request that ended the stream, NULL when all of them brought data until it was told to stop. */
+static void send_end(const STREAM *stream, ULONGLONG index, const TRANSFER *failed)
+{
+    ANSWER answer;
+
+    begin_event(&answer, stream, "end", index);
+    answer_number(&answer, "win32_error", failed != NULL ? failed->error : ERROR_SUCCESS);
+    answer_number(&answer, "status", failed != NULL ? failed->status : 0);
+    answer_send(&answer);
+}
+
+static void cancel_all(STREAM *stream)
+{
+    for (ULONG index = 0; index < stream->depth; index++) {
+        transfer_cancel(stream->transfers[index]);
+    }
 }
 
 /* Waits for a request or for the order to stop, then cancels what is left. FALSE when a cancelled one does not end. */
@@ -37,23 +64,19 @@ static BOOL await(STREAM *stream, TRANSFER *transfer, BOOL *stopping)
 
     if (!transfer->ended && !*stopping && WaitForMultipleObjects(2, handles, FALSE, INFINITE) == WAIT_OBJECT_0) {
         *stopping = TRUE;
-        for (ULONG index = 0; index < stream->depth; index++) {
-            transfer_cancel(stream->transfers[index]);
-        }
+        cancel_all(stream);
     }
     return transfer_wait(transfer, DEADLINE_DEFAULT);
 }
 
 /* Each request in turn, in the order of issue; the first failure or the order to stop ends the stream once all that
  * was issued has come back. What was read until then is sent, so nothing that a driver gave is lost. */
-static DWORD WINAPI stream_thread(void *context)
+static void pump(STREAM *stream)
 {
-    STREAM *stream = context;
     BOOL stopping = FALSE;
-    BOOL failed = FALSE;
     ULONG under_way = stream->depth;
     ULONGLONG sent = 0;
-    const TRANSFER *last = stream->transfers[0];
+    const TRANSFER *failed = NULL;
 
     for (ULONG index = 0; index < stream->depth; index++) {
         transfer_start(stream->transfers[index]);
@@ -62,28 +85,35 @@ static DWORD WINAPI stream_thread(void *context)
         TRANSFER *transfer = stream->transfers[index];
 
         if (!await(stream, transfer, &stopping)) {
-            return ERROR_IO_PENDING;
+            InterlockedExchange(&stream->asking, FALSE);
+            return;
         }
         if (transfer->error == ERROR_SUCCESS || transfer->error == ERROR_MORE_DATA) {
-            send_event(stream, "data", sent++, transfer);
-        } else if (!failed) {
-            failed = TRUE;
-            last = transfer;
+            send_data(stream, sent++, transfer);
+        } else if (failed == NULL) {
+            failed = transfer;
         }
-        if (stopping || failed || WaitForSingleObject(stream->stop, 0) == WAIT_OBJECT_0) {
+        if (stopping || failed != NULL || WaitForSingleObject(stream->stop, 0) == WAIT_OBJECT_0) {
             under_way--;
         } else {
             transfer_start(transfer);
         }
-        if (failed && !stopping) {
+        if (failed != NULL && !stopping) {
             stopping = TRUE;
-            for (ULONG other = 0; other < stream->depth; other++) {
-                transfer_cancel(stream->transfers[other]);
-            }
+            cancel_all(stream);
         }
     }
-    send_event(stream, "end", sent, last);
-    return ERROR_SUCCESS;
+    InterlockedExchange(&stream->asking, FALSE);
+    send_end(stream, sent, failed);
+}
+
+static DWORD WINAPI stream_thread(void *context)
+{
+    STREAM *stream = context;
+
+    pump(stream);
+    SetEvent(stream->ended);
+    return 0;
 }
 
 static void stream_free(STREAM *stream)
@@ -95,6 +125,9 @@ static void stream_free(STREAM *stream)
     }
     if (stream->stop != NULL) {
         CloseHandle(stream->stop);
+    }
+    if (stream->ended != NULL) {
+        CloseHandle(stream->ended);
     }
     memory_free(stream->name.units);
     memory_free(stream);
@@ -119,10 +152,12 @@ static STREAM *stream_new(const TEXT *name, TRANSFER *first, ULONG depth)
         transfer_free(first);
         return NULL;
     }
+    stream->asking = TRUE;
     stream->depth = 1;
     stream->transfers[0] = first;
     stream->name = text_copy(name);
     stream->stop = CreateEventW(NULL, TRUE, FALSE, NULL);
+    stream->ended = CreateEventW(NULL, TRUE, FALSE, NULL);
     for (; stream->depth < depth; stream->depth++) {
         BYTE *input = copy_bytes(first->input, first->input_size);
         TRANSFER *further = input == NULL ? NULL
@@ -134,7 +169,7 @@ static STREAM *stream_new(const TEXT *name, TRANSFER *first, ULONG depth)
         }
         stream->transfers[stream->depth] = further;
     }
-    if (stream->depth < depth || stream->name.units == NULL || stream->stop == NULL) {
+    if (stream->depth < depth || stream->name.units == NULL || stream->stop == NULL || stream->ended == NULL) {
         stream_free(stream);
         return NULL;
     }
@@ -151,12 +186,25 @@ static STREAM **find_stream(const TEXT *name)
     return NULL;
 }
 
+BOOL stream_runs_on(HANDLE device)
+{
+    for (ULONG index = 0; index < streams.count; index++) {
+        const STREAM *stream = streams.entries[index];
+
+        if (stream->transfers[0]->device == device && stream->asking) {
+            return TRUE;
+        }
+    }
+    return FALSE;
+}
+
 const char *stream_start(REQUEST *request, ANSWER *answer)
 {
     TEXT name = request_text(request, "stream", NAME_UNITS_MAXIMUM);
     ULONG depth = (ULONG)request_number(request, "depth", STREAM_DEPTH_MAXIMUM, 1);
     TRANSFER *first;
     STREAM *stream;
+    HANDLE thread;
 
     if (name.units != NULL && find_stream(&name) != NULL) {
         request_fail(request, "a stream has this name already; stop it first", NULL);
@@ -175,11 +223,12 @@ const char *stream_start(REQUEST *request, ANSWER *answer)
     if (stream == NULL) {
         return "no-memory";
     }
-    stream->thread = CreateThread(NULL, 0, stream_thread, stream, 0, NULL);
-    if (stream->thread == NULL) {
+    thread = CreateThread(NULL, 0, stream_thread, stream, 0, NULL);
+    if (thread == NULL) {
         stream_free(stream);
         return "no-memory";
     }
+    CloseHandle(thread);
     streams.entries[streams.count++] = stream;
     answer_number(answer, "depth", depth);
     return NULL;
@@ -201,9 +250,8 @@ const char *stream_stop(REQUEST *request, ANSWER *answer)
     stream = *place;
     SetEvent(stream->stop);
     /* The thread itself gives each cancelled request a deadline. */
-    WaitForSingleObject(stream->thread, INFINITE);
+    WaitForSingleObject(stream->ended, INFINITE);
     *place = streams.entries[--streams.count];
-    CloseHandle(stream->thread);
     for (ULONG index = 0; index < stream->depth; index++) {
         if (!stream->transfers[index]->ended) {
             /* The driver still owns its buffers, so they are never given back. */

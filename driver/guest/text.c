@@ -1,5 +1,8 @@
 #include "text.h"
 
+/* ntdll; winternl.h has it, and with it what the kernel's headers have. */
+NTSYSAPI ULONG NTAPI RtlNtStatusToDosError(LONG status);
+
 void *memory_get(SIZE_T size)
 {
     return HeapAlloc(GetProcessHeap(), HEAP_ZERO_MEMORY, size);
@@ -161,6 +164,12 @@ BOOL base64_decode(const WCHAR *text, SIZE_T length, BYTE *target, SIZE_T *size)
     }
     *size = written;
     return TRUE;
+}
+
+void status_forget(void)
+{
+    /* It keeps what it is asked to translate. */
+    (void)RtlNtStatusToDosError(0);
 }
 
 ULONGLONG clock_now(void)

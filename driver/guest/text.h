@@ -42,5 +42,7 @@ BOOL base64_decode(const WCHAR *text, SIZE_T length, BYTE *target, SIZE_T *size)
 /* The system clock in 100 ns units since 1601 UTC. */
 ULONGLONG clock_now(void);
 
-/* The NTSTATUS behind the last failed call of this thread (ntdll; winternl.h does not declare it). */
+/* The NTSTATUS that a system service last failed with in this thread, 0 when none did since status_forget. A function of
+ * Windows that fails by itself leaves there what was there before (ntdll; winternl.h does not declare it). */
 NTSYSAPI LONG NTAPI RtlGetLastNtStatus(void);
+void status_forget(void);

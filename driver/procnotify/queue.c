@@ -305,6 +305,8 @@ NTSTATUS PnQueueDrain(PPN_QUEUE Queue, PUCHAR Buffer, ULONG Length, PULONG Moved
 
     /* Only a drain moves the head, so committed records stay where they are while they are copied. */
     bytes = PnQueueMeasure(Queue, head, used, Length, &notifications, &next);
+    /* ARM64 might have loaded a record's bytes before the word that says they are all there. */
+    KeMemoryBarrier();
     PnRingRead(Queue, head, Buffer, bytes);
 
     KeAcquireSpinLock(&Queue->Lock, &irql);

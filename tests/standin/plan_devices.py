@@ -62,9 +62,11 @@ class Transfer:
 class Stream:
     """Requests kept under way by a thread; each in turn becomes an event."""
 
-    def __init__(self, plan, name, start, depth):
+    def __init__(self, plan, name, device, start, depth):
         self._plan = plan
         self._name = name
+        self._device = device
+        self._asking = True
         self._start = start
         self._stopping = threading.Event()
         self._sent = 0
@@ -79,12 +81,15 @@ class Stream:
         self._stopping.set()
         self._thread.join()
 
+    def runs_on(self, device):
+        return self._device is device and self._asking
+
     def _run(self):
         with contextlib.suppress(Stopped):
             self._pump()
 
     def _pump(self):
-        plan, failed, last = self._plan, None, None
+        plan, failed = self._plan, None
         while self._transfers:
             transfer = self._transfers.pop(0)
             self._wait_for(transfer)
@@ -92,7 +97,6 @@ class Stream:
                 self._cancel([transfer, *self._transfers])
             with plan.using() as machine:
                 answer = transfer.answer(machine)
-            last = answer
             if answer["win32_error"] in {0, win32.ERROR_MORE_DATA}:
                 self._event("data", answer)
                 if not self._stopping.is_set() and not failed:
@@ -101,7 +105,8 @@ class Stream:
             elif not failed:
                 failed = answer
                 self._cancel(self._transfers)
-        self._event("end", failed or last)
+        self._asking = False
+        self._event("end", {key: failed[key] if failed else 0 for key in ("win32_error", "status")})
 
     def _wait_for(self, transfer):
         """Until it is done, or the stream is told to stop."""
@@ -158,6 +163,8 @@ class DeviceOperations:
 
     def close(self, request):
         device = self._device(request)
+        if any(stream.runs_on(device) for stream in self._streams.values()):
+            raise BadRequest("a stream runs on the device; stop it first")
         request.complete()
         with self.using():
             device.close()
@@ -250,7 +257,7 @@ class DeviceOperations:
             raise BadRequest("the integer is out of range in 'depth'")
         start = self.transfer(request, "control")
         request.complete()
-        self._streams[name] = Stream(self, name, start, depth)
+        self._streams[name] = Stream(self, name, self._device(request), start, depth)
         return {"depth": depth}
 
     def stop(self, request):

@@ -68,7 +68,7 @@ class ProcessOperations:
         result = self._system.launch(machine, wanted, elevated=elevated)
         answer = {
             "win32_error": result.win32_error,
-            "status": result.status or 0,
+            "status": 0 if result.succeeded else result.status,
             "pid": result.pid if result.succeeded else None,
             "tid": result.tid if result.succeeded else None,
             "creator_pid": result.creator_pid,

@@ -128,11 +128,14 @@ def streamed(link: GuestLink, device: str, code: int, data: bytes, enough: Calla
     try:
         begin = time.perf_counter()
         agent.stream(_STREAM, _STREAM, code, data, STREAM_BYTES, depth=STREAM_DEPTH)
-        for event in agent.client.events(deadline=STREAM_PATIENCE):
-            if event.get("event") == "data" and enough(octets(event, "output")):
-                break
-        seconds = time.perf_counter() - begin
-        agent.stop_stream(_STREAM)
+        try:
+            for event in agent.client.events(deadline=STREAM_PATIENCE):
+                if event.get("event") == "data" and enough(octets(event, "output")):
+                    break
+            seconds = time.perf_counter() - begin
+        finally:
+            # The device cannot be closed before.
+            agent.stop_stream(_STREAM)
         agent.client.take_events()
     except Malformed as error:
         raise MachineBroken(f"the agent in the guest answers in a way that it should not: {error}") from error

@@ -1,5 +1,6 @@
 /* A driver for tests of the guest program: echoes, fails as it is told, and keeps requests pending until another one
- * hands it what to give them. It uses only what Wine implements. */
+ * hands it what to give them; those that it holds it does not let go of when they are cancelled. It uses only what Wine
+ * implements. */
 
 #include <ntddk.h>
 
@@ -7,10 +8,13 @@
 #define IOCTL_PROBE_WAIT 0x222004u
 #define IOCTL_PROBE_PUT 0x222008u
 #define IOCTL_PROBE_FAIL 0x22200Cu
+#define IOCTL_PROBE_HOLD 0x222010u
+#define IOCTL_PROBE_RELEASE 0x222014u
 
 typedef struct PROBE {
     KSPIN_LOCK Lock;
     LIST_ENTRY Waiting;
+    PIRP Held;
 } PROBE;
 
 DRIVER_INITIALIZE DriverEntry;
@@ -102,6 +106,13 @@ static NTSTATUS NTAPI ProbeControl(PDEVICE_OBJECT Device, PIRP Irp)
             return ProbeComplete(Irp, STATUS_NO_MORE_ENTRIES, 0);
         }
         ProbeGive(Waiting, Input, Size);
+        return ProbeComplete(Irp, STATUS_SUCCESS, 0);
+    case IOCTL_PROBE_HOLD:
+        IoMarkIrpPending(Irp);
+        Probe->Held = Irp;
+        return STATUS_PENDING;
+    case IOCTL_PROBE_RELEASE:
+        ProbeComplete(Probe->Held, STATUS_SUCCESS, 0);
         return ProbeComplete(Irp, STATUS_SUCCESS, 0);
     case IOCTL_PROBE_FAIL:
         return ProbeComplete(Irp, Size == sizeof(NTSTATUS) ? *(NTSTATUS *)Input : STATUS_INVALID_PARAMETER, 0);

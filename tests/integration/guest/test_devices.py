@@ -27,7 +27,7 @@ STATUS_BUFFER_OVERFLOW = 0x80000005
 STATUS_NO_MORE_ENTRIES = 0x8000001A
 STATUS_CANCELLED = 0xC0000120
 
-ECHO, WAIT, PUT, FAIL = 0x222000, 0x222004, 0x222008, 0x22200C
+ECHO, WAIT, PUT, FAIL, HOLD, RELEASE = range(0x222000, 0x222018, 4)
 PROBE = DriverSources("probe", Path(__file__).resolve().parent, ("probe.c",), integrity_check=False, label="guest")
 
 
@@ -99,6 +99,15 @@ def start(agent, name):
 
 def test_a_device_that_is_not_there_gives_the_error_of_the_system(agent):
     assert agent.do("open", device="d", path="\\\\.\\NoSuchDevice", read=True)["win32_error"] == ERROR_FILE_NOT_FOUND
+
+
+def test_a_path_that_reaches_no_system_service_does_not_get_the_status_of_an_earlier_call(agent):
+    agent.do("open", device="d", path="\\\\.\\NoSuchDevice", read=True)
+
+    answer = agent.do("open", device="d", path="x" * 32767, read=True)
+
+    assert answer["win32_error"] != 0
+    assert answer["status"] is None
 
 
 def test_the_reference_driver_tells_its_version(reference, abi):
@@ -249,4 +258,36 @@ def test_a_stream_that_the_driver_refuses_ends_by_itself(probe):
     end = probe.event()
 
     assert (end["event"], end["index"], end["status"]) == ("end", 0, 0xC000000D)
+    assert probe.do("close", device="d")["win32_error"] == 0
     probe.do("stop", stream="s")
+
+
+def test_the_end_of_a_stream_that_nothing_failed_in_tells_no_error_and_no_data_again(probe):
+    probe.do("stream", stream="s", device="d", code=ECHO, input=text_of(b"once"), output_size=64)
+    event = probe.event()
+    probe.do("stop", stream="s")
+    while event["event"] == "data":
+        event = probe.event()
+
+    assert (event["win32_error"], event["status"]) == (0, 0)
+    assert "output" not in event
+
+
+def test_a_device_stays_open_as_long_as_a_stream_asks_it_for_more(probe):
+    probe.do("stream", stream="s", device="d", code=WAIT, output_size=64)
+
+    refused = probe.ask("close", device="d")
+
+    assert (refused["error"], "stop" in refused["message"]) == ("bad-request", True)
+    probe.do("stop", stream="s")
+    assert probe.do("close", device="d")["win32_error"] == 0
+
+
+def test_a_stream_whose_driver_keeps_a_cancelled_request_is_stuck_and_the_plan_goes_on(probe):
+    probe.do("stream", stream="s", device="d", code=HOLD, output_size=64)
+
+    stuck = probe.ask("stop", stream="s")
+
+    assert (stuck["ok"], stuck["error"]) == (False, "stuck")
+    assert probe.do("hello")["protocol"] == 1
+    control(probe, RELEASE)

@@ -74,6 +74,18 @@ def test_a_file_that_is_gone_is_no_error(agent):
     assert remove(agent, "C:\\no such folder\\never.exe") == 0
 
 
+def test_what_is_provided_from_a_read_only_file_can_be_replaced_and_removed(wine, agent, files):
+    source, path = wine.folder / "readonly.exe", "C:\\provided\\readonly.exe"
+    source.write_bytes(b"MZ read only")
+    source.chmod(0o444)
+
+    assert provide(agent, path, f"{GUEST_FOLDER}\\readonly.exe") == 0
+    assert provide(agent, path, OTHER) == 0
+    assert (files / "readonly.exe").read_bytes() == b"MZ other"
+    assert provide(agent, path, f"{GUEST_FOLDER}\\readonly.exe") == 0
+    assert remove(agent, path) == 0
+
+
 def test_a_file_of_the_system_is_neither_replaced_nor_removed(wine, agent, files):
     for path in (
         "C:\\windows\\system32\\cmd.exe",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -13,8 +14,11 @@ import pytest
 from tests.integration.guest.wine import CHILD, DEADLINE, GUEST_FOLDER, Agent
 
 ERROR_FILE_NOT_FOUND = 2
+ERROR_PROCESS_ABORTED = 1067
 ERROR_TIMEOUT = 1460
 STATUS_OBJECT_NAME_NOT_FOUND = 0xC0000034
+SECOND = 10_000_000
+READY = 7
 
 
 def test_a_launch_tells_pid_thread_parent_creator_image_and_times(agent):
@@ -133,6 +137,19 @@ def test_a_launch_of_a_missing_file_is_ground_truth_and_no_mistake(agent, by_chi
     agent.launch("a")
 
 
+@pytest.mark.parametrize("by_child", [False, True])
+def test_a_launch_does_not_tell_the_status_of_an_earlier_call(agent, by_child):
+    agent.launch("creator")
+    creator = {"creator": "creator"} if by_child else {}
+    earlier = agent.do("launch", process="a", image="C:\\ntproof\\missing.exe", **creator)
+    assert earlier["status"] == STATUS_OBJECT_NAME_NOT_FOUND
+
+    # A search along the path ends with an error that no system service gave.
+    answer = agent.do("launch", process="a", command_line="no-such-program", **creator)
+
+    assert (answer["win32_error"], answer["status"]) == (ERROR_FILE_NOT_FOUND, None)
+
+
 @pytest.mark.parametrize("content", [b"", b"MZ", b"no program" * 500])
 def test_a_file_that_is_no_program_gives_the_error_of_the_system(agent, wine, content):
     (wine.folder / "broken.exe").write_bytes(content)
@@ -173,28 +190,115 @@ def test_a_process_that_is_gone_is_reported_as_gone(agent):
 
 
 def processes_named(name):
-    """How many processes of the host run a program with this file name."""
-    found = 0
+    """The processes of the host that run a program with this file name."""
+    found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            found += name in path.read_bytes()
+            if name.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
     return found
 
 
-def test_every_process_dies_with_the_agent(wine):
-    name = f"survivor-{os.getpid()}.exe"
+def child_named(wine, stem):
+    """A copy of child.exe that no other test run has; its file name."""
+    name = f"{stem}-{os.getpid()}.exe"
     (wine.folder / name).write_bytes((wine.folder / "child.exe").read_bytes())
+    return name
+
+
+@contextlib.contextmanager
+def standing_still(agent, wine, label):
+    """A child that can be given orders, since its pipe is there, but does not run before the end of the block."""
+    name = child_named(wine, label)
+    child = agent.launch(label, image=f"{GUEST_FOLDER}\\{name}")
+    event = f"Global\\ntproof-child-{child['pid']}"
+    seen = None
+    while seen != READY:
+        agent.launch("watch", command_line=f"child --ntproof event {event} {READY}")
+        seen = agent.do("wait", process="watch")["exit_code"]
+        assert seen in {READY, ERROR_FILE_NOT_FOUND}
+        agent.do("release", process="watch")
+    (pid,) = processes_named(name)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield pid
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_a_process_that_is_created_too_late_is_not_left_behind(agent, wine):
+    late = child_named(wine, "late")
+
+    with standing_still(agent, wine, "slow"):
+        answer = agent.ask("launch", process="a", image=f"{GUEST_FOLDER}\\{late}", creator="slow", deadline_ms=200)
+    # It takes this order once it is done with the one before.
+    agent.do("describe", process="slow")
+
+    assert (answer["error"], answer["win32_error"]) == ("stuck", ERROR_TIMEOUT)
+    end = time.monotonic() + DEADLINE
+    while processes_named(late):
+        assert time.monotonic() < end, "a suspended process is left that nobody knows of"
+    agent.launch("a")
+
+
+def test_a_creator_that_was_never_given_the_order_is_unreachable_and_not_stuck(agent):
+    agent.launch("creator", suspended=True)
+
+    answer = agent.ask("launch", process="a", image=CHILD, creator="creator", deadline_ms=200)
+
+    assert (answer["error"], answer["win32_error"]) == ("creator-unreachable", ERROR_TIMEOUT)
+
+
+def test_a_process_that_ends_with_an_order_in_its_pipe_is_reported_as_gone(agent, wine):
+    with standing_still(agent, wine, "victim") as pid:
+        order = json.dumps({"op": "describe", "process": "victim"}).encode()
+        answer = agent.send(order, meanwhile=lambda: os.kill(pid, signal.SIGKILL))
+
+    assert (answer["error"], answer["win32_error"]) == ("process-gone", ERROR_PROCESS_ABORTED)
+
+
+def test_the_deadline_of_an_exit_is_one_for_order_and_end_together(agent, wine):
+    with standing_still(agent, wine, "stubborn"):
+        before = agent.do("time")["time"]
+        answer = agent.do("exit", process="stubborn", status=5, deadline_ms=3000)
+        after = agent.do("time")["time"]
+
+    assert (answer["win32_error"], answer["exited"], answer["exit_code"]) == (0, False, None)
+    assert after - before < 5 * SECOND
+    assert agent.do("wait", process="stubborn")["exit_code"] == 5
+
+
+def test_every_process_dies_with_the_agent(wine):
+    name = child_named(wine, "survivor")
     agent = Agent(wine)
     for label, members in (("first", {}), ("second", {"creator": "first"}), ("third", {"parent": "second"})):
         agent.launch(label, image=f"{GUEST_FOLDER}\\{name}", **members)
         agent.do("describe", process=label)
-    assert processes_named(name.encode()) == 3
+    assert len(processes_named(name)) == 3
 
     assert agent.close() == 0
 
     end = time.monotonic() + DEADLINE
-    while processes_named(name.encode()):
+    while processes_named(name):
         assert time.monotonic() < end, "processes outlive the agent"
+
+
+def test_a_process_of_another_job_dies_with_the_agent_that_launched_it(agent, wine):
+    name = child_named(wine, "adopted")
+    parent = agent.launch("parent")["pid"]
+    other = Agent(wine)
+    other.launch("own")
+
+    # It is born into its parent's job, which the other agent's job is not part of.
+    launched = other.launch("a", image=f"{GUEST_FOLDER}\\{name}", parent=parent)
+    other.do("describe", process="a")
+    assert other.close() == 0
+
+    assert launched["in_job"] is False
+    end = time.monotonic() + DEADLINE
+    while processes_named(name):
+        assert time.monotonic() < end, "the process outlives the agent"
 
 
 def test_a_plan_is_read_from_a_file(wine):

@@ -116,10 +116,11 @@ class Agent:
         self._answers.put(None)
         self._events.put(None)
 
-    def send(self, line):
-        """Send bytes as a line and return the answer."""
+    def send(self, line, *, meanwhile=lambda: None):
+        """Send bytes as a line, do something else and return the answer."""
         self._process.stdin.write(line + b"\n")
         self._process.stdin.flush()
+        meanwhile()
         answer = self._answers.get(timeout=DEADLINE)
         assert answer is not None, "ntguest.exe ended without an answer"
         return answer

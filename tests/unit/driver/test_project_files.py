@@ -89,6 +89,24 @@ def test_the_project_demands_a_signature_and_treats_warnings_as_errors(project):
     }
 
 
+@pytest.mark.parametrize(
+    ("warning", "cause"),
+    [
+        # "causes ... a Level-4 warning when a C file is compiled" (Compiler Warnings (levels 2 and 4) C4200)
+        ("C4200", r"\w\[\];"),
+        # "structure was padded due to alignment specifier" (Compiler Warning (level 4) C4324)
+        ("C4324", r"DECLSPEC_ALIGN\("),
+    ],
+)
+def test_the_project_allows_what_the_driver_does_on_purpose_and_its_warning_level_objects_to(project, warning, cause):
+    driver = find_driver("procnotify")
+    headers = [path for folder in driver.include for path in (driver.root / folder).glob("*.h")]
+    text = "".join(path.read_text() for path in [*headers, *(driver.root / name for name in driver.sources)])
+
+    off = setting(project, "DisableSpecificWarnings").split(";")
+    assert (warning.removeprefix("C") in off) == bool(re.search(cause, text))
+
+
 def test_the_inf_has_what_infverif_asks_of_every_inf(inf):
     version = dict(inf["Version"])
 

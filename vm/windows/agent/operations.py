@@ -50,11 +50,12 @@ class Launched:
     """What a launch came to. Members that Windows tells only of a process that exists are None otherwise.
 
     Attributes:
+        status: the NTSTATUS behind `win32_error`; None where the call failed before any system service did.
         command_line_read: the command line is the one in the new process, not the one that was passed.
     """
 
     win32_error: int
-    status: int
+    status: int | None
     pid: int | None
     tid: int | None
     parent_pid: int | None
@@ -192,7 +193,7 @@ class Agent:
         with self._read("launch"):
             return Launched(
                 integer(answer, "win32_error"),
-                integer(answer, "status"),
+                optional_integer(answer, "status"),
                 optional_integer(answer, "pid"),
                 optional_integer(answer, "tid"),
                 optional_integer(answer, "parent_pid", 63),

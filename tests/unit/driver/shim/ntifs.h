@@ -92,6 +92,8 @@ WCHAR RtlUpcaseUnicodeChar(WCHAR Unit);
 #define InterlockedExchangeAdd64(Target, Value) __atomic_fetch_add(Target, Value, __ATOMIC_SEQ_CST)
 #define InterlockedDecrement64(Target) __atomic_sub_fetch(Target, 1, __ATOMIC_SEQ_CST)
 
+#define KeMemoryBarrier() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+
 /* One thread at a time runs here, and what a hook does runs to its end, so plain steps are atomic enough. */
 static inline UCHAR InterlockedCompareExchange128(LONG64 volatile *Target, LONG64 High, LONG64 Low, LONG64 *Comparand)
 {
