@@ -373,6 +373,9 @@ class Machine(Protocol):
             fresh: whether nothing of the run may be left at all, even what undoing each step would not leave.
 
         Raises:
+            MachineCrashed: it crashed after the last call or while it was brought there, which nobody was told yet; the
+                next reset revives it.
+            DriverHung: an unload routine did not return while it was brought there; likewise.
             MachineBroken: it cannot be brought there; the machine is of no more use.
         """
 

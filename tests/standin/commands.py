@@ -100,13 +100,6 @@ def install_certificate(windows, context, Certificate, Store):
     }
 
 
-@command("Uninstall-NtproofCertificate")
-def uninstall_certificate(windows, context, Thumbprint):
-    windows.roots.pop(Thumbprint.upper(), None)
-    windows.publishers.pop(Thumbprint.upper(), None)
-    return ()
-
-
 @command("Get-NtproofFileState")
 def file_state(windows, context, Path):
     for path in Path:
@@ -146,12 +139,6 @@ def read_chunk(windows, context, Path, Offset, Count):
 @command("New-NtproofDirectory")
 def new_directory(windows, context, Path):
     windows.files.make_folder(Path)
-    return ()
-
-
-@command("Remove-NtproofFile")
-def remove_file(windows, context, Path):
-    windows.files.remove(Path)
     return ()
 
 
@@ -317,17 +304,6 @@ def low_resources(windows, context, Driver, ProbabilityPer10000, PoolTag=""):
     windows.low_resources[Driver.lower()] = (ProbabilityPer10000, PoolTag)
     windows.verifier_flags |= 0x4
     windows.verified.add(Driver.lower())
-    return ()
-
-
-@command("Get-NtproofCrashControl")
-def get_crash_control(windows, context):
-    yield {**windows.crash_control, "DumpFile": DUMP_FILE, "MinidumpFolder": MINIDUMPS}
-
-
-@command("Set-NtproofCrashControl")
-def set_crash_control(windows, context, DumpType, AutoReboot=False):
-    windows.crash_control = {"DumpType": DumpType, "AutoReboot": AutoReboot}
     return ()
 
 

@@ -36,7 +36,14 @@ def stores_for(certificates: Iterable[bytes]) -> tuple[tuple[bytes, TrustStore],
     Raises:
         ValueError: one of them is no certificate.
     """
-    carried = [x509.load_der_x509_certificate(one) for one in certificates]
+    try:
+        return _placed([x509.load_der_x509_certificate(one) for one in certificates])
+    except (x509.InvalidVersion, x509.DuplicateExtension) as error:
+        # Beside ValueError, what the library has for certificates that are none.
+        raise ValueError(str(error)) from error
+
+
+def _placed(carried: Sequence[x509.Certificate]) -> tuple[tuple[bytes, TrustStore], ...]:
     signers = [one for one in carried if _may_sign_code(one)]
     roots = [root for signer in signers if (root := _root_of(signer, carried)) is not None]
     placed = [(one, TrustStore.ROOT) for one in roots] + [(one, TrustStore.TRUSTED_PUBLISHER) for one in signers]

@@ -14,6 +14,7 @@ from harness.abi import load_abi  # noqa: E402
 from tests.integration.guest.test_hostile_input import MALFORMED, is_refusal  # noqa: E402
 from tests.standin.ntguest import serve  # noqa: E402
 from tests.standin.windows import SmallWindows  # noqa: E402
+from tests.standin.winrm import Fault  # noqa: E402
 from vm.machine import LaunchRequest  # noqa: E402
 
 APP = "C:\\ntproof\\app.exe"
@@ -86,3 +87,11 @@ def test_answers_of_any_length_cross_in_order(machine, count):
 
     assert len(answers) == count
     assert sorted(answer["time"] for answer in answers) == [answer["time"] for answer in answers]
+
+
+def test_a_guest_without_ssh_that_is_still_starting_is_waited_for(make_guest, make_machine):
+    guest = make_guest(ssh=False)
+    guest.remoting.faults.append(Fault("Create", 2150859046, times=2))
+
+    assert make_machine(guest).system_time() > 0
+    assert not guest.remoting.faults[0].times

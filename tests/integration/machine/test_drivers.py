@@ -18,6 +18,7 @@ from vm.errors import MachineConfigurationError, UnsupportedByMachine, Win32Erro
 from vm.machine import Account, LaunchRequest, Machine, ServiceState, WitnessedMachine  # noqa: E402
 from vm.verifier import parse_verifier  # noqa: E402
 from vm.windows.machine.embedded_certificates import certificates_of, thumbprint  # noqa: E402
+from vm.windows.remoting.transfer import GuestFiles  # noqa: E402
 
 DEVICE = "\\\\.\\ProcNotify"
 
@@ -119,16 +120,24 @@ def test_service_errors_are_the_guests_own(machine, driver_path):
 
 def test_parameters_of_every_type_reach_the_registry(machine, guest, driver_path):
     machine.install_driver(
-        "procnotify", driver_path, parameters={"N": 7, "T": "text\ud800", "B": b"\0\xff", "On": True}
+        "procnotify", driver_path, parameters={"N": 7, "M": -1, "T": "text\ud800", "B": b"\0\xff", "On": True}
     )
 
     registry = guest.windows.system._machine.kernel.registry
     key = "\\Registry\\Machine\\SYSTEM\\CurrentControlSet\\Services\\procnotify\\Parameters"
-    found = {name: registry.value(key, name) for name in ("N", "T", "B", "On")}
+    found = {name: registry.value(key, name) for name in ("N", "M", "T", "B", "On")}
     assert found["N"].data == (7).to_bytes(4, "little")
+    assert found["M"].data == b"\xff" * 4
     assert found["T"].data.rstrip(b"\0").startswith("text".encode("utf-16-le"))
     assert found["B"].data == b"\0\xff"
     assert found["On"].data == (1).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize("value", ["x" * (1 << 19), bytes((1 << 20) + 1)], ids=["text", "data"])
+def test_a_parameter_that_the_agent_does_not_take_is_unsupported(machine, driver_path, value):
+    with pytest.raises(UnsupportedByMachine, match="1048576"):
+        machine.install_driver("procnotify", driver_path, parameters={"V": value})
+    assert machine.system_time() > 0, "the machine is as good as before"
 
 
 def test_a_standard_user_makes_calls_of_its_own(machine, guest, driver_path):
@@ -162,6 +171,47 @@ def test_an_option_of_driver_verifier_that_needs_a_restart_is_refused_by_name(ma
 
     with pytest.raises(MachineConfigurationError, match="--verifier ddi"):
         machine.start_driver("procnotify")
+
+
+def test_an_image_that_is_built_anew_while_it_is_sent_is_not_taken_for_the_one_before(
+    machine, driver_path, tmp_path, monkeypatch
+):
+    image = tmp_path / "procnotify.sys"
+    image.write_bytes(driver_path.read_bytes())
+    send = GuestFiles.send
+
+    def meanwhile(files, wanted, **how):
+        image.write_bytes(driver_path.read_bytes() + bytes(8))
+        return send(files, wanted, **how)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(GuestFiles, "send", meanwhile)
+        with pytest.raises(MachineConfigurationError, match="was changed while it was sent"):
+            machine.install_driver("procnotify", image)
+    image.write_bytes(driver_path.read_bytes())
+    machine.install_driver("procnotify", image)
+    machine.start_driver("procnotify")
+
+
+@pytest.mark.parametrize("name", ["a:b.sys", "a|b.sys", "a\\..\\b.sys", "b.sys.", "\n.sys"])
+def test_an_image_of_a_name_that_windows_does_not_have_is_the_users_to_rename(machine, driver_path, tmp_path, name):
+    named = tmp_path / name
+    named.write_bytes(driver_path.read_bytes())
+
+    with pytest.raises(MachineConfigurationError, match="another one"):
+        machine.install_driver("procnotify", named)
+    assert machine.system_time() > 0
+
+
+def test_a_driver_whose_name_verifier_cannot_be_told_is_the_users_to_rename(make_machine, guest, driver_path, tmp_path):
+    spaced = tmp_path / "my driver.sys"
+    spaced.write_bytes(driver_path.read_bytes())
+    machine = make_machine(guest, verifier=parse_verifier("deadlock"))
+    machine.install_driver("procnotify", spaced)
+
+    with pytest.raises(MachineConfigurationError, match=r"my driver\.sys"):
+        machine.start_driver("procnotify")
+    assert machine.driver_state("procnotify") is ServiceState.STOPPED
 
 
 def test_a_guest_without_an_ssh_server_is_served_over_powershell_remoting_alone(make_guest, make_machine, driver_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import threading
 import time
+from datetime import UTC
 
 import pytest
 
@@ -13,16 +15,20 @@ require_remoting()
 
 from tests.integration.machine.conftest import Misuse, with_access  # noqa: E402
 from tests.standin.certificates import make_certificate  # noqa: E402
-from tests.standin.local_guest import PASSWORD  # noqa: E402
+from tests.standin.local_guest import DUMP, PASSWORD, dump_of  # noqa: E402
+from tests.standin.ntguest import OPERATIONS  # noqa: E402
 from tests.standin.sshd import StandInSsh, make_host_key  # noqa: E402
 from vm.emulated.kernel import KernelOptions  # noqa: E402
 from vm.errors import DriverHung, MachineBroken, MachineConfigurationError, MachineCrashed  # noqa: E402
-from vm.machine import ServiceState  # noqa: E402
+from vm.machine import LaunchRequest, ServiceState  # noqa: E402
 from vm.windows.agent.errors import AgentRefused  # noqa: E402
 from vm.windows.hypervisor.crash import GuestPanic  # noqa: E402
 from vm.windows.machine.access import Patience  # noqa: E402
 from vm.windows.remoting.errors import IdentityChanged  # noqa: E402
+from vm.windows.remoting.guest import CrashDump, Guest  # noqa: E402
+from vm.windows.remoting.transfer import GuestFiles  # noqa: E402
 
+APP = "C:\\ntproof\\app.exe"
 FAST_FAIL, KERNEL_SECURITY_CHECK_FAILURE = 3, 0x139
 
 
@@ -89,6 +95,36 @@ def test_a_panic_without_a_code_gets_it_from_the_dump_after_another_boot(machine
     assert "MEMORY.DMP" in " ".join(crashed.value.report.notes)
     assert "boot again" in guest.domain.asked
     assert "MEMORY.DMP" in {path.name for path in crashed.value.report.artefacts}
+
+
+def test_a_dump_of_an_earlier_crash_is_not_kept_as_that_of_this_one(machine, guest, misuse):
+    guest.windows.files.write(DUMP, dump_of(0x7E, (1, 2, 3, 4)))
+    guest.windows.system.on_bugcheck = lambda report: guest.domain.panics(
+        GuestPanic(report.code, report.parameters, "GUEST_PANICKED")
+    )
+
+    with pytest.raises(MachineCrashed) as crashed:
+        misuse.run("FastFail", FAST_FAIL)
+
+    assert crashed.value.report.code == KERNEL_SECURITY_CHECK_FAILURE
+    assert {path.name for path in crashed.value.report.artefacts} == {"screen.ppm", "agent.txt"}
+
+
+def test_a_dump_is_kept_in_its_folder_whatever_the_guest_calls_it(machine, guest, misuse, monkeypatch, tmp_path):
+    there = "C:\\Windows\\x/../../../../outside.dmp"
+    monkeypatch.setattr(Guest, "crash_dumps", lambda _guest: [CrashDump(there, 8192, datetime.datetime.now(UTC))])
+    monkeypatch.setattr(Guest, "read_file", lambda _guest, _path, size: guest.windows.files.read(DUMP)[:size])
+    fetch = GuestFiles.fetch
+    monkeypatch.setattr(
+        GuestFiles, "fetch", lambda files, _path, target, **how: fetch(files, DUMP, target, **how)
+    )  # a guest that lies about the name has the file all the same
+
+    with pytest.raises(MachineCrashed) as crashed:
+        misuse.run("FastFail", FAST_FAIL)
+
+    (folder,) = (tmp_path / "artefacts" / "machine").iterdir()
+    assert folder / "MEMORY.DMP" in crashed.value.report.artefacts
+    assert not list(tmp_path.rglob("outside*"))
 
 
 def test_a_dump_that_is_none_leaves_the_crash_without_a_code(machine, guest, misuse):
@@ -172,6 +208,34 @@ def test_a_call_that_the_agent_cannot_bring_back_from_the_driver_is_a_hang(machi
         machine.system_time()
 
 
+def does_not_end(_plan, request):
+    """What ntguest.exe answers when a process that was told to end still runs at the deadline."""
+    request.text("process")
+    request.number("status", 0xFFFF_FFFF)
+    request.seconds()
+    request.complete()
+    return {"win32_error": 0, "pid": 4, "exited": False, "exit_code": None}
+
+
+@pytest.mark.parametrize("end", ["exit", "terminate"])
+def test_a_process_that_a_driver_does_not_let_end_is_a_hang(machine, guest, misuse, monkeypatch, end):
+    machine.provide_image(APP)
+    pid = machine.launch(LaunchRequest(APP, "app")).pid
+    monkeypatch.setitem(OPERATIONS, end, does_not_end)
+
+    with pytest.raises(DriverHung, match="still runs after 20 s"):
+        (machine.exit_process if end == "exit" else machine.terminate_process)(pid)
+
+
+def test_a_process_that_does_not_end_without_a_driver_is_the_machines_failure(machine, monkeypatch):
+    machine.provide_image(APP)
+    pid = machine.launch(LaunchRequest(APP, "app")).pid
+    monkeypatch.setitem(OPERATIONS, "terminate", does_not_end)
+
+    with pytest.raises(MachineBroken, match="still runs after 20 s"):
+        machine.terminate_process(pid)
+
+
 def test_a_connection_that_breaks_is_the_machines_failure_and_not_a_hang(machine, guest, misuse):
     guest.ssh.cut()
 
@@ -203,8 +267,31 @@ def test_a_guest_that_restarts_in_mid_call_is_the_machines_failure_and_not_a_han
     assert guest.domain.asked == []
 
 
+def test_a_guest_whose_ssh_server_alone_is_gone_does_not_hang(machine, guest, misuse):
+    guest.ssh.stop()
+
+    with pytest.raises(MachineBroken, match="agent is gone") as broken:
+        machine.driver_state("misuse")
+
+    assert not isinstance(broken.value, DriverHung)
+    assert "NMI" not in guest.domain.asked
+
+
+def test_a_panic_that_is_told_long_after_the_connection_broke_is_a_crash_and_no_hang(machine, guest, misuse):
+    guest.ssh.stop()
+    guest.remoting.stop()
+    threading.Timer(1.5, guest.domain.panics, [GuestPanic(0xD1, (1, 2, 0, 4), "GUEST_PANICKED")]).start()
+
+    with pytest.raises(MachineCrashed) as crashed:
+        machine.driver_state("misuse")
+
+    assert crashed.value.report.code == 0xD1
+    assert "NMI" not in guest.domain.asked
+
+
 def test_a_guest_that_is_cut_off_with_a_driver_loaded_hangs(machine, guest, misuse):
     guest.ssh.stop()
+    guest.remoting.stop()
 
     with pytest.raises(DriverHung) as hung:
         machine.driver_state("misuse")

@@ -196,3 +196,14 @@ def test_a_handle_is_void_once_the_machine_was_put_back(machine, handle):
 def test_a_buffer_that_the_agent_does_not_take_is_unsupported(machine, handle):
     with pytest.raises(UnsupportedByMachine, match="1048576"):
         handle.control(0x80006400, b"", 2 << 20)
+
+
+def test_more_handles_than_the_agent_holds_are_unsupported_and_leave_the_machine_as_good_as_before(machine, handle):
+    further = [handle.duplicate() for _ in range(63)]
+
+    with pytest.raises(UnsupportedByMachine, match="one device more than 64"):
+        handle.duplicate()
+    with pytest.raises(UnsupportedByMachine, match="one device more than 64"):
+        machine.open_device(DEVICE)
+    further[0].close()
+    handle.duplicate()

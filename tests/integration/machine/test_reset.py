@@ -8,9 +8,13 @@ from tests.standin.requirements import require_remoting
 
 require_remoting()
 
+from tests.standin.ntguest import OPERATIONS  # noqa: E402
+from tests.standin.plan_lines import Failed  # noqa: E402
+from tests.standin.system import Stopped  # noqa: E402
 from vm import win32  # noqa: E402
-from vm.errors import Win32Error  # noqa: E402
-from vm.machine import Account, ImageKind, LaunchRequest  # noqa: E402
+from vm.errors import DriverHung, MachineBroken, MachineCrashed, Win32Error  # noqa: E402
+from vm.machine import Account, ImageKind, LaunchRequest, ServiceState  # noqa: E402
+from vm.windows.hypervisor.crash import GuestPanic  # noqa: E402
 
 APP = "C:\\ntproof\\app.exe"
 DEVICE = "\\\\.\\ProcNotify"
@@ -79,6 +83,41 @@ def test_a_driver_that_cannot_be_unloaded_makes_the_machine_be_put_back(machine,
     assert_clean(machine, guest)
 
 
+def test_a_driver_whose_service_was_deleted_while_it_ran_is_unloaded_all_the_same(machine, guest, driver_path):
+    use(machine, driver_path)
+    machine.delete_driver("procnotify")
+    machine.reset()
+
+    assert guest.domain.asked == []
+    assert_clean(machine, guest)
+    machine.install_driver("procnotify", driver_path)
+    assert machine.driver_state("procnotify") is ServiceState.STOPPED
+
+
+def test_a_driver_that_stays_loaded_after_its_service_was_deleted_makes_the_machine_be_put_back(
+    machine, guest, driver_path
+):
+    use(machine, driver_path)
+    with guest.windows.system.using() as emulated:
+        emulated.open_device(DEVICE)
+    machine.stop_driver("procnotify")
+    machine.delete_driver("procnotify")
+    machine.reset()
+
+    assert guest.domain.asked == ["revert"]
+    assert_clean(machine, guest)
+
+
+def test_a_service_of_the_guests_own_that_was_touched_makes_the_machine_be_put_back(machine, guest, driver_path):
+    machine.install_driver("procnotify", driver_path)
+    with guest.windows.system.using() as emulated:
+        guest.windows.system.create_service(emulated, "theirs", "C:\\Windows\\theirs.sys")
+    machine.delete_driver("theirs")
+    machine.reset()
+
+    assert guest.domain.asked == ["revert"]
+
+
 def test_a_file_that_cannot_be_removed_makes_the_machine_be_put_back(machine, guest):
     machine.provide_image(APP)
     with guest.windows.system.using() as emulated:
@@ -87,6 +126,74 @@ def test_a_file_that_cannot_be_removed_makes_the_machine_be_put_back(machine, gu
     machine.reset()
 
     assert guest.domain.asked == ["revert"]
+
+
+def test_what_a_standard_user_holds_is_undone_before_the_driver_is_stopped(machine, guest, misuse):
+    machine.open_device("\\\\.\\Misuse", account=Account.STANDARD_USER)
+    machine.reset()
+
+    assert guest.domain.asked == []
+
+
+def test_a_crash_while_a_run_is_undone_is_told(machine, guest, driver_path, monkeypatch):
+    def crash(*_):
+        guest.domain.panics(GuestPanic(0xCE, (1, 2, 3, 4), "GUEST_PANICKED"))
+        raise Stopped
+
+    use(machine, driver_path)
+    monkeypatch.setitem(OPERATIONS, "stop_service", crash)
+    with pytest.raises(MachineCrashed) as crashed:
+        machine.reset()
+    monkeypatch.undo()
+
+    assert (crashed.value.report.code, crashed.value.report.activity) == (0xCE, "undo what the run left")
+    machine.reset()
+    assert guest.domain.asked[-1] == "revert"
+    assert_clean(machine, guest)
+
+
+def test_an_unload_routine_that_does_not_return_while_a_run_is_undone_is_a_hang(
+    machine, guest, driver_path, monkeypatch
+):
+    def hang(_plan, request):
+        request.text("service")
+        raise Failed("stuck", win32_error=1460)
+
+    use(machine, driver_path)
+    monkeypatch.setitem(OPERATIONS, "stop_service", hang)
+    with pytest.raises(DriverHung, match="neither returns nor completes"):
+        machine.reset()
+    monkeypatch.undo()
+
+    assert guest.domain.asked[0] == "NMI"
+    machine.reset()
+    assert guest.domain.asked[-1] == "revert"
+    assert_clean(machine, guest)
+
+
+def test_a_crash_after_the_last_call_is_told_once_and_then_the_machine_is_put_back(machine, guest, driver_path):
+    machine.install_driver("procnotify", driver_path)
+    guest.domain.panics(GuestPanic(0xCE, (1, 2, 3, 4), "GUEST_PANICKED"))
+
+    with pytest.raises(MachineCrashed) as crashed:
+        machine.reset()
+
+    assert crashed.value.report.code == 0xCE
+    machine.reset()
+    assert guest.domain.asked[-1] == "revert"
+    assert_clean(machine, guest)
+
+
+def test_a_machine_that_could_not_be_put_back_is_so_before_it_is_used_again(machine, guest):
+    machine.provide_image(APP)
+    guest.domain.failing_reverts = 2
+    with pytest.raises(MachineBroken):
+        machine.reset(fresh=True)
+
+    machine.reset()
+
+    assert guest.domain.asked == ["revert"] * 3
+    assert machine.system_time() > 0
 
 
 def test_a_connection_that_broke_makes_the_machine_be_put_back(machine, guest, driver_path):

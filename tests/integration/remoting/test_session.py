@@ -34,6 +34,8 @@ from vm.windows.remoting.errors import (  # noqa: E402
 from vm.windows.remoting.module import FILES, FOLDER, GuestModule, load_module  # noqa: E402
 
 AGENT = r"C:\ntproof\ntguest.exe"
+WATCH = {"Driver": "p.sys", "Flags": 0x9, "Watch": "add"}
+"""For Set-NtproofVerifier, which changes something, so that it is never repeated by itself."""
 
 
 def counting(arguments, lines):
@@ -175,7 +177,6 @@ def test_a_number_arrives_and_comes_back_as_it_was(session, standin, flags):
 
 
 def test_numbers_beyond_32_bits_and_dates_arrive_whole(session, standin):
-    standin.windows.crash_control["DumpType"] = 1
     standin.windows.files.write(r"C:\Windows\MEMORY.DMP", b"PAGEDU64")
 
     (dump,) = session.call("Get-NtproofCrashDump")
@@ -189,10 +190,10 @@ def test_numbers_beyond_32_bits_and_dates_arrive_whole(session, standin):
     ("command", "arguments", "problem"),
     [
         ("Get-Process", {}, "no command"),
-        ("Uninstall-NtproofCertificate", {}, "wants a value for Thumbprint"),
-        ("Uninstall-NtproofCertificate", {"Thumbprint": "p", "Colour": "red"}, "no parameter Colour"),
-        ("Uninstall-NtproofCertificate", {"Thumbprint": 1}, "wants string"),
-        ("Uninstall-NtproofCertificate", {"Thumbprint": "\ud800"}, "U\\+D800"),
+        ("New-NtproofDirectory", {}, "wants a value for Path"),
+        ("New-NtproofDirectory", {"Path": "p", "Colour": "red"}, "no parameter Colour"),
+        ("New-NtproofDirectory", {"Path": 1}, "wants string"),
+        ("New-NtproofDirectory", {"Path": "\ud800"}, "U\\+D800"),
         ("Get-NtproofFileState", {"Path": ["a", 1]}, "list of strings"),
         ("Read-NtproofFileChunk", {"Path": "a", "Offset": -1, "Count": 1}, "wants 0 to"),
         ("Read-NtproofFileChunk", {"Path": "a", "Offset": 0, "Count": True}, "wants an integer"),
@@ -281,7 +282,7 @@ def test_a_reset_of_a_command_that_changes_something_is_told_and_not_repeated(se
     standin.faults.append(Fault("Command", "reset after"))
 
     with pytest.raises(ConnectionLost, match="has to be asked"):
-        session.call("Set-NtproofVerifier", Driver="p.sys", Flags=0x9, Watch="add")
+        session.call("Set-NtproofVerifier", **WATCH)
 
     restarted = session.reconnect(10)
     assert restarted is False
@@ -292,6 +293,15 @@ def test_a_reset_of_a_command_that_changes_something_is_told_and_not_repeated(se
 def test_a_question_is_asked_again_after_a_reset(session, standin, action):
     standin.faults.append(Fault("Command", action))
 
+    assert session.one("Get-NtproofMachineFact")["TestSigning"] is True
+
+
+def test_a_question_is_not_asked_again_of_a_guest_that_was_restarted_meanwhile(session, standin):
+    standin.reboot()
+
+    with pytest.raises(GuestRestarted, match="while it was asked"):
+        session.one("Get-NtproofMachineFact")
+    assert session.info.boot_id == standin.windows.boot_id
     assert session.one("Get-NtproofMachineFact")["TestSigning"] is True
 
 
@@ -312,7 +322,7 @@ def test_a_shell_that_the_guest_forgot_means_that_it_was_restarted(session, stan
     standin.pools.clear()
 
     with pytest.raises(GuestRestarted):
-        session.call("Uninstall-NtproofCertificate", Thumbprint="ab")
+        session.call("Set-NtproofVerifier", **WATCH)
 
 
 def test_a_guest_that_stays_frozen_is_reported_at_the_deadline(session, standin):
@@ -320,11 +330,11 @@ def test_a_guest_that_stays_frozen_is_reported_at_the_deadline(session, standin)
     start = time.monotonic()
 
     with pytest.raises(GuestNotResponding, match="frozen"):
-        session.call("Uninstall-NtproofCertificate", Thumbprint="ab", deadline=2)
+        session.call("Set-NtproofVerifier", **WATCH, deadline=2)
 
     assert time.monotonic() - start < 8
     with pytest.raises(ConnectionFailed, match="not connected"):
-        session.call("Uninstall-NtproofCertificate", Thumbprint="ab")
+        session.call("Set-NtproofVerifier", **WATCH)
 
 
 def test_a_guest_that_freezes_for_a_while_loses_nothing(session, standin):
@@ -441,7 +451,7 @@ def test_a_fault_that_nobody_foresaw_is_reported_with_its_number(session, standi
     standin.faults.append(Fault("Command", 2150859174))
 
     with pytest.raises(RequestRefused, match="fault 2150859174"):
-        session.call("Uninstall-NtproofCertificate", Thumbprint="ab")
+        session.call("Set-NtproofVerifier", **WATCH)
 
 
 def test_an_answer_that_the_schema_does_not_have_is_a_protocol_error(session, standin, monkeypatch):

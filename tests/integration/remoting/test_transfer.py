@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 
 import pytest
@@ -109,6 +110,16 @@ def test_a_file_of_any_size_arrives_and_comes_back(files, standin, tmp_path, siz
 
     assert standin.windows.files.read(TARGET) == source.read_bytes() == back.read_bytes()
     assert fetched == size
+
+
+def test_a_file_for_which_there_is_no_room_is_not_fetched(files, source, tmp_path, monkeypatch):
+    files.send({TARGET: source})
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1 << 20))
+
+    with pytest.raises(TransferFailed, match="1048576"):
+        files.fetch(TARGET, tmp_path / "back.sys")
+    assert list(tmp_path.iterdir()) == [source]
 
 
 def test_fetching_a_file_that_is_not_there_leaves_nothing_behind(session, tmp_path):

@@ -30,6 +30,17 @@ internal static class AgentCheck
         failing.CloseInput();
         Drain(failing, 0, 2);
 
+        // What keeps its output open outlives it: the readers meet its end after it was disposed of, which must not end
+        // this process.
+        Agent brief = new Agent();
+        brief.Start("/bin/sh", new[] { "-c", "sleep 0.2 &" });
+        brief.Stop(5000);
+        brief.Dispose();
+        Agent longer = new Agent();
+        longer.Start("/bin/sleep", new[] { "0.7" });
+        longer.Stop(5000);
+        Console.WriteLine("disposed");
+
         Console.WriteLine(Agent.Quote(new[] { "a b", "c\"d", "e\\", "f\\\\\"g", "" }));
     }
 

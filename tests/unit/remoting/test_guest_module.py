@@ -17,8 +17,10 @@ require_remoting("tree_sitter", "tree_sitter_powershell")
 
 from tests.fixtures.powershell import scripts  # noqa: E402 - only where tree-sitter is installed
 from tests.unit.remoting import powershell  # noqa: E402
+from vm.windows.remoting.guest import Guest  # noqa: E402
 from vm.windows.remoting.module import FILES, load_module  # noqa: E402
 from vm.windows.remoting.schema import Returns, ValueType, guest_schema  # noqa: E402
+from vm.windows.remoting.session import DEFAULT_DEADLINE  # noqa: E402
 
 SOURCE = load_module().files["NtproofGuest.psm1"]
 ROOT = powershell.parse(SOURCE)
@@ -64,6 +66,8 @@ FORBIDDEN = {
     "an expandable string": r'"',
     # Which of several methods is meant, or of which type, is then left to PowerShell's guess.
     "an argument by reference": r"\[ref\]",
+    # X509Certificate.Equals: the same issuer name and serial number (Microsoft Learn).
+    "a comparison of certificates by something else than their thumbprint": r"Certificates\.(Contains|IndexOf)\(",
     "numbers of two types for one method": r"\[System\.Math\]::\w+\(\d",
     "a cmdlet of PowerShell 7": r"(?i)\b(Get-Error|Join-String|Remove-Service|Test-Json|Get-Uptime)\b",
     "a parameter of PowerShell 7": r"(?i)-(Parallel|AsByteStream|AsHashtable|AsUTC)\b",
@@ -229,6 +233,34 @@ def test_each_native_type_that_the_module_uses_is_in_its_source():
     assert all(f"class {kind}" in native for kind in made)
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda guest: guest.verify_driver("p.sys", 9),
+        lambda guest: guest.fail_allocations("p.sys", 0.5),
+        lambda guest: guest.enable_process_auditing(),
+    ],
+    ids=["verifier", "low resources", "auditing"],
+)
+def test_what_runs_programs_of_windows_is_given_longer_than_the_guest_gives_them(ask):
+    asked = []
+
+    class Session:
+        def call(self, name, *, deadline=DEFAULT_DEADLINE, **_arguments):
+            asked.append((name, deadline))
+
+    ask(Guest(Session()))
+
+    ((name, deadline),) = asked
+    (each,) = re.findall(r"\.Stop\((\d+)\)", powershell.text(FUNCTIONS["Invoke-NtproofTool"]))
+    runs = (
+        2
+        if "foreach" in powershell.text(FUNCTIONS[name])
+        else powershell.called(FUNCTIONS[name]).count("Invoke-NtproofTool")
+    )
+    assert deadline > runs * int(each) / 1000
+
+
 def test_the_native_source_is_csharp_5_without_warnings(tmp_path):
     require_program("mcs", "mono-mcs")
     source = tmp_path / "NtproofNative.cs"
@@ -266,6 +298,7 @@ def test_the_agent_keeps_numbered_lines_and_exit_codes(tmp_path):
         "killed True",
         "out [a b] ",
         "exit [] 7",
+        "disposed",
         r'"a b" "c\"d" "e\\" "f\\\\\"g" ""',
     ]
 

@@ -77,8 +77,6 @@ def test_what_changes_something_is_not_repeatable():
         "New-NtproofDirectory",
         "Read-NtproofFileChunk",
         "Receive-NtproofAgentLine",
-        "Remove-NtproofFile",
-        "Set-NtproofCrashControl",
         "Write-NtproofFileChunk",
     ]
 

@@ -66,3 +66,16 @@ def test_an_unsigned_image_needs_no_trust():
 def test_what_is_no_certificate_is_refused():
     with pytest.raises(ValueError, match="error parsing asn1"):
         stores_for([b"no certificate"])
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x77"), (b"\x55\x1d\x13", b"\x55\x1d\x25")],
+    ids=["a version that there is not", "an extension twice"],
+)
+def test_a_certificate_that_is_none_is_refused_as_such(part, other):
+    signer = team().der
+    assert part in signer
+
+    with pytest.raises(ValueError, match=r"version|extension"):
+        stores_for([signer.replace(part, other)])

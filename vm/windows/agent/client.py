@@ -17,7 +17,7 @@ from vm.windows.agent.channel import Channel
 from vm.windows.agent.errors import AgentRefused
 from vm.windows.agent.protocol import LONGEST_ANSWER, Malformed, Member, Members, decode, encode, flag
 from vm.windows.remoting.deadline import Deadline
-from vm.windows.remoting.errors import ConnectionLost, GuestProtocolError
+from vm.windows.remoting.errors import CommandTimedOut, ConnectionLost, GuestProtocolError
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,8 @@ LINES_KEPT: Final = 200
 _SHOWN: Final = 400
 _POSTED_AT_MOST: Final = 64
 """How many answers may be outstanding before one is waited for, so that neither side's buffers fill up."""
+EVENTS_KEPT: Final = 64 << 20
+"""Bytes of events that may wait for somebody to take them: a guest that sends on and on must not fill the memory."""
 
 Request = tuple[str, Mapping[str, Member | bytes]]
 """An operation and its members."""
@@ -52,9 +54,10 @@ class AgentClient:
         self.calls = 0
         self._channel = channel
         self._outstanding: deque[_Outstanding] = deque()
-        self._events: deque[dict[str, Member]] = deque()
+        self._events: deque[tuple[int, dict[str, Member]]] = deque()
+        self._event_bytes = 0
         self._lines: deque[tuple[float, str, bytes]] = deque(maxlen=LINES_KEPT)
-        self._partial: list[bytes] = []
+        self._partial = bytearray()
         self._received: deque[bytes] = deque()
         self._number = 0
         self._broken = False
@@ -116,16 +119,14 @@ class AgentClient:
         """Events of streams as they arrive, until the deadline passes without one. Raises as `ask`."""
         while True:
             while self._events:
-                yield self._events.popleft()
+                yield self._next_event()
             limit = Deadline(deadline)
             while not self._events:
                 self._take(self._line(limit))
 
     def take_events(self) -> list[dict[str, Member]]:
         """Events that have arrived with answers so far."""
-        found = list(self._events)
-        self._events.clear()
-        return found
+        return [self._next_event() for _ in range(len(self._events))]
 
     def abort(self) -> None:
         """End a call that waits, from any thread."""
@@ -150,7 +151,7 @@ class AgentClient:
         for operation, members in requests:
             self._number += 1
             line = encode(operation, self._number, members)
-            self._lines.append((time.monotonic(), ">", line))
+            self._remember(">", line)
             self._outstanding.append(_Outstanding(self._number, operation, awaited))
             lines.append(line)
         try:
@@ -167,6 +168,7 @@ class AgentClient:
             expected = self._outstanding[0]
             answer = self._take(self._line(limit))
             if answer is None:
+                self._require_time(limit)
                 continue
             try:
                 obeyed = flag(answer, "ok")
@@ -185,13 +187,21 @@ class AgentClient:
         except Malformed as error:
             raise self._violated(str(error)) from error
         if "event" in members:
-            self._events.append(members)
+            self._events.append((len(line), members))
+            self._event_bytes += len(line)
+            if self._event_bytes > EVENTS_KEPT:
+                raise self._violated(f"more than {EVENTS_KEPT} bytes of events that nobody takes")
             return None
         if not self._outstanding:
             raise self._violated(f"an answer to no request: {line[:80]!r}")
         due = self._outstanding.popleft()
         if members.get("id") != due.identity:
             raise self._violated(f"an answer to request {members.get('id')!r:.20} instead of {due.identity}")
+        return members
+
+    def _next_event(self) -> dict[str, Member]:
+        size, members = self._events.popleft()
+        self._event_bytes -= size
         return members
 
     def _line(self, limit: Deadline) -> bytes:
@@ -204,14 +214,28 @@ class AgentClient:
                 raise
             *whole, rest = data.split(b"\n")
             for piece in whole:
-                self._received.append(b"".join([*self._partial, piece]))
+                self._received.append(bytes(self._partial + piece))
                 self._partial.clear()
-            self._partial.append(rest)
-            if sum(map(len, self._partial)) > LONGEST_ANSWER:
+            self._partial += rest
+            if len(self._partial) > LONGEST_ANSWER:
                 raise self._violated("a line without end")
+            if not self._received:
+                self._require_time(limit)
         line = self._received.popleft()
-        self._lines.append((time.monotonic(), "<", line))
+        self._remember("<", line)
         return line
+
+    def _remember(self, way: str, line: bytes) -> None:
+        """Keep what `transcript` shows of a line, which may have megabytes."""
+        self._lines.append((time.monotonic(), way, line[: _SHOWN + 1]))
+
+    def _require_time(self, limit: Deadline) -> None:
+        """A guest that keeps sending never lets the channel's own deadline pass."""
+        if limit.passed:
+            self._broken = True
+            raise CommandTimedOut(
+                f"ntguest.exe sends on, but for {limit.seconds:g} s not the answer", endpoint=self._channel.endpoint
+            )
 
     def _refusal(self, operation: str, answer: Members) -> AgentRefused:
         error, message = answer.get("error"), answer.get("message")

@@ -6,7 +6,12 @@ RemotingError
 
 from __future__ import annotations
 
+from typing import Final
+
 from vm.windows.remoting.errors import RemotingError
+
+STUCK: Final = "stuck"
+"""What ntguest.exe answers when a call into the driver does not return, or a cancelled request does not end."""
 
 
 class AgentRefused(RemotingError):

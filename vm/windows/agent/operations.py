@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from vm import win32
-from vm.errors import Win32Error
+from vm.errors import UnsupportedByMachine, Win32Error
 from vm.machine import RegistryValue, ServiceState
 from vm.windows.agent.client import AgentClient, Request
 from vm.windows.agent.protocol import (
+    LARGEST_PARAMETER,
     LONGEST_WAIT,
     Malformed,
     Member,
@@ -358,7 +359,15 @@ def _transfer(answer: Members) -> Transfer:
 
 
 def _typed(value: RegistryValue) -> dict[str, Member | bytes]:
-    """A registry value under the member that says its type; bool is an int to Python, and a DWORD to a driver."""
+    """A registry value under the member that says its type; bool is an int to Python, and a DWORD to a driver.
+
+    Raises UnsupportedByMachine for one that is too large.
+    """
     if isinstance(value, int):
-        return {"number": int(value)}
+        return {"number": int(value) & 0xFFFF_FFFF}
+    size = len(value) if isinstance(value, bytes) else len(value.encode("utf-16-le", "surrogatepass")) + 2
+    if size > LARGEST_PARAMETER:
+        raise UnsupportedByMachine(
+            f"a service parameter of {size} bytes: the agent in the guest takes at most {LARGEST_PARAMETER}"
+        )
     return {"text": value} if isinstance(value, str) else {"data": value}

@@ -16,6 +16,14 @@ LONGEST_LINE: Final = 4 << 20
 """Bytes of a line that ntguest.exe takes."""
 LARGEST_BUFFER: Final = 1 << 20
 """Bytes of a device buffer that it takes."""
+LARGEST_PARAMETER: Final = 1 << 20
+"""Bytes of a service parameter that it takes; a text has two for each unit, and two for its end."""
+MOST_DEVICES: Final = 64
+"""Device handles that it holds at a time."""
+MOST_REQUESTS: Final = 256
+"""Device requests under a name that it holds at a time."""
+MOST_PROCESSES: Final = 4096
+"""Processes that it holds at a time."""
 LONGEST_WAIT: Final = 600_000
 """Milliseconds of a deadline that it takes."""
 LONGEST_ANSWER: Final = 8 << 20

@@ -8,7 +8,7 @@ from typing import Final
 
 from vm.errors import MachineError, Win32Error
 from vm.windows.remoting.deadline import Deadline
-from vm.windows.remoting.errors import CommandTimedOut, ConnectionLost
+from vm.windows.remoting.errors import CommandTimedOut, ConnectionFailed, ConnectionLost
 from vm.windows.remoting.guest import Guest, GuestAgent
 from vm.windows.remoting.session import GuestSession
 
@@ -24,14 +24,19 @@ class PsrpChannel:
         program: the program's path.
 
     Raises:
-        Win32Error: the program cannot be started.
-        RemotingError: see vm.windows.remoting.errors.
+        ConnectionFailed: the guest does not start it.
+        Others: see vm.windows.remoting.errors.
     """
 
     def __init__(self, session: GuestSession, program: str) -> None:
         self._session = session
         self._program = program
-        self._agent: GuestAgent | None = Guest(session).start_agent(program)
+        self._agent: GuestAgent | None = None
+        try:
+            self._agent = Guest(session).start_agent(program)
+        except Win32Error as error:
+            # Of a call that a test makes this would be an ordinary answer; without the program there are no answers.
+            raise ConnectionFailed(f"{program} cannot be started: {error}", endpoint=self.endpoint) from error
         self._waiting: list[bytes] = []
         self._held: str | None = None
 
@@ -60,7 +65,8 @@ class PsrpChannel:
                 if line.stream == "exit":
                     raise self._lost(f"{self._program} ended with exit code {line.exit_code}")
                 if line.stream == "out":
-                    self._waiting.append(line.text.encode() + b"\n")
+                    # What no UTF-8 can hold is for the reader of the lines to judge.
+                    self._waiting.append(line.text.encode("utf-8", "surrogatepass") + b"\n")
             if self._waiting:
                 data, self._waiting = b"".join(self._waiting), []
                 return data

@@ -37,9 +37,10 @@ class SshChannel:
 
     def send(self, lines: bytes, deadline: Deadline) -> None:
         """Give the program lines."""
-        self._limit(deadline)
+        left = memoryview(lines)
         try:
-            self._channel.sendall(lines)
+            while left:
+                left = left[self._send_some(left[:_CHUNK], deadline) :]
         except TimeoutError as error:
             raise CommandTimedOut(
                 f"{self._program} took nothing for {deadline.seconds:g} s", endpoint=self.endpoint
@@ -71,6 +72,13 @@ class SshChannel:
         # What is gone already cannot be told to end.
         with suppress(paramiko.SSHException, EOFError, OSError):
             self._channel.close()
+
+    def _send_some(self, data: memoryview, deadline: Deadline) -> int:
+        """Send what the other side has room for: the library's own time limit is one for each such piece."""
+        if deadline.passed:
+            raise TimeoutError
+        self._limit(deadline)
+        return int(self._channel.send(bytes(data)))
 
     def _limit(self, deadline: Deadline) -> None:
         self._channel.settimeout(max(deadline.remaining(), 0.01))

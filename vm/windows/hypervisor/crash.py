@@ -92,6 +92,11 @@ def best_of(event: GuestPanic | None, log: GuestPanic | None) -> GuestPanic | No
     return event
 
 
+def same_bugcheck(one: int, other: int) -> bool:
+    """Whether two codes are of one bugcheck, which may be told with or without the bit of its ``_M`` form."""
+    return (one ^ other) & ~_MINIDUMP_BIT == 0
+
+
 def crash_report(panic: GuestPanic, *, activity: str = "", artefacts: tuple[Path, ...] = ()) -> CrashReport:
     """Describe a panic.
 

@@ -125,6 +125,7 @@ class Trace(enum.Enum):
     DRIVER_STUCK = "the driver does not unload"
     CLEANUP_FAILED = "something could not be removed"
     PROCESSES_LEFT = "a process does not end"
+    SERVICE_CHANGED = "a service of the guest's own was started, stopped or deleted"
     VERIFIER_CHANGED = "Driver Verifier's settings changed"
     CONNECTION_LOST = "the connection to the guest broke"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from vm import win32
 from vm.errors import UnsupportedByMachine
 from vm.windows.agent.operations import Agent, Transfer, error_of
-from vm.windows.agent.protocol import LARGEST_BUFFER
+from vm.windows.agent.protocol import LARGEST_BUFFER, MOST_DEVICES, MOST_REQUESTS
 
 if TYPE_CHECKING:
     from vm.windows.machine.machine import WindowsMachine
@@ -24,8 +24,19 @@ class DeviceTable:
         self.handles: dict[str, Agent] = {}
         self.requests: dict[str, Agent] = {}
 
-    def new_name(self, kind: str) -> str:
-        """A name that was never used."""
+    def new_handle(self, agent: Agent) -> str:
+        """A name that was never used, for a handle. Raises UnsupportedByMachine where an agent can hold no more."""
+        return self._new_name("device", self.handles, agent, MOST_DEVICES)
+
+    def new_request(self, agent: Agent) -> str:
+        """A name that was never used, for a request. Raises UnsupportedByMachine likewise."""
+        return self._new_name("request", self.requests, agent, MOST_REQUESTS)
+
+    def _new_name(self, kind: str, held: dict[str, Agent], agent: Agent, most: int) -> str:
+        if sum(one is agent for one in held.values()) >= most:
+            raise UnsupportedByMachine(
+                f"one {kind} more than {most}: the agent in the guest holds no more at a time; close some first"
+            )
         return f"{kind}{next(self._numbers)}"
 
     def clear(self) -> None:
@@ -93,7 +104,7 @@ class WindowsHandle:
     def start_control(self, code: int, data: bytes = b"", output_size: int = 0) -> WindowsRequest:
         """DeviceIoControl, overlapped."""
         _check_size(len(data), output_size)
-        request = self.machine.devices.new_name("request")
+        request = self.machine.devices.new_request(self._agent)
         with self.machine.calling(f"DeviceIoControl 0x{code:X} on {self.path}", self.era):
             self._agent.start(request, self._open("DeviceIoControl"), code, data, output_size)
             self.machine.devices.requests[request] = self._agent
@@ -109,7 +120,7 @@ class WindowsHandle:
 
     def duplicate(self) -> WindowsHandle:
         """DuplicateHandle: a second handle to the same file object."""
-        name = self.machine.devices.new_name("device")
+        name = self.machine.devices.new_handle(self._agent)
         with self.machine.calling(f"duplicate the handle of {self.path}", self.era):
             self._agent.duplicate(self._open("DuplicateHandle"), name)
         return WindowsHandle(self.machine, self._agent, name, self.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,11 @@ DRIVER_FOLDER: Final = f"{FOLDER}\\drivers"
 _DIGITS: Final = 16
 """Of the image's SHA-256 in its path: each content has one of its own, so that none is written while it is loaded."""
 
+_NO_FILE_NAME: Final = re.compile(r'[\x00-\x1f<>:"/\\|?*]|[ .]$')
+"""What no file name has (Microsoft Learn, "Naming Files, Paths, and Namespaces")."""
+_VERIFIABLE: Final = re.compile(r"[A-Za-z0-9_.-]+\.sys", re.IGNORECASE)
+"""File names that the guest module passes on to verifier.exe."""
+
 
 class Drivers:
     """The services that were created since the machine was put back.
@@ -35,6 +41,7 @@ class Drivers:
 
     Attributes:
         hashes: SHA-256 of the image of each service that was installed since the machine was put back.
+        changed_others: whether a service was started, stopped or deleted that was not created here.
     """
 
     def __init__(self, link: GuestLink, patience: Patience, verifier: VerifierSettings | None) -> None:
@@ -46,31 +53,34 @@ class Drivers:
         self._verified: set[str] = set()
         self._services: dict[str, tuple[str, str]] = {}
         self.hashes: dict[str, str] = {}
+        self.changed_others = False
 
     def clear(self, *, reverted: bool) -> None:
         """No service is left; where the guest was put back, no file and no certificate either."""
         self._services.clear()
         self.hashes.clear()
+        self.changed_others = False
         if reverted:
             self._present.clear()
             self._trusted.clear()
             self._verified.clear()
 
     def services(self) -> list[str]:
-        """Names of the services that were created and not deleted."""
+        """Names of the services that were created, deleted or not."""
         return [name for name, _ in self._services.values()]
 
     def install(self, service: str, image: Path, parameters: Mapping[str, RegistryValue]) -> None:
         """Send an image and create its service. Raises as Machine.install_driver."""
-        try:
-            content = image.read_bytes()
-        except OSError as error:
-            raise MachineConfigurationError(f"{image} cannot be read: {error.strerror}") from error
+        content = _content_of(image)
+        if _NO_FILE_NAME.search(image.name):
+            raise MachineConfigurationError(f"{image}: Windows has no file of this name; give the image another one")
         trusted = _trust_of(content, image)
         digest = hashlib.sha256(content).hexdigest()
         path = f"{DRIVER_FOLDER}\\{digest[:_DIGITS]}\\{image.name}"
         if path not in self._present:
             report = self._link.files().send({path: image})
+            if _content_of(image) != content:
+                raise MachineConfigurationError(f"{image} was changed while it was sent; run it again once it is built")
             logger.info("%s: %d bytes sent by %s", path, report.bytes_sent, report.method)
             self._present.add(path)
         for certificate, store in trusted:
@@ -92,15 +102,18 @@ class Drivers:
         if known is not None:
             self._verify(known[1], facts.build)
         self._link.agent().start_service(service, deadline=self._patience.driver)
+        self._note_change(service)
 
     def stop(self, service: str) -> ServiceState:
         """Stop a service; its state afterwards. Raises as Machine.stop_driver."""
-        return self._link.agent().stop_service(service, deadline=self._patience.driver)
+        state = self._link.agent().stop_service(service, deadline=self._patience.driver)
+        self._note_change(service)
+        return state
 
     def delete(self, service: str) -> None:
         """Delete a service. Raises as Machine.delete_driver."""
         self._link.agent().delete_service(service)
-        self._services.pop(service.lower(), None)
+        self._note_change(service)
 
     def state(self, service: str) -> ServiceState:
         """A service's state. Raises as Machine.driver_state."""
@@ -109,6 +122,9 @@ class Drivers:
     def verifies(self) -> bool:
         """Whether Driver Verifier was set up since the machine was put back."""
         return bool(self._verified)
+
+    def _note_change(self, service: str) -> None:
+        self.changed_others |= service.lower() not in self._services
 
     def _verify(self, driver: str, build: int) -> None:
         """Have Driver Verifier watch a driver from its load on."""
@@ -120,12 +136,24 @@ class Drivers:
                 f"--verifier {','.join(late)}: Windows build {build} takes that up only when it starts; leave it out, "
                 "or set it in the guest before its image is sealed"
             )
+        if _VERIFIABLE.fullmatch(driver) is None:
+            raise MachineConfigurationError(
+                f"--verifier: {driver} is no file name that verifier.exe can be told; give the image one of letters, "
+                "digits, dots, hyphens and underscores that ends in .sys"
+            )
         guest = self._link.guest()
         self._verified.add(driver.lower())
         if settings.flags:
             guest.verify_driver(driver, settings.flags)
         if settings.chances is not None:
             guest.fail_allocations(driver, settings.probability, pool_tag=settings.pool_tag)
+
+
+def _content_of(image: Path) -> bytes:
+    try:
+        return image.read_bytes()
+    except OSError as error:
+        raise MachineConfigurationError(f"{image} cannot be read: {error.strerror}") from error
 
 
 def _trust_of(content: bytes, image: Path) -> tuple[tuple[bytes, TrustStore], ...]:

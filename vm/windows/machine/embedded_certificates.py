@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
@@ -43,7 +44,7 @@ def certificates_of(image: bytes, name: str = "the image") -> tuple[bytes, ...]:
                 # Many tools do not sort the certificates as DER wants it.
                 warnings.simplefilter("ignore", UserWarning)
                 loaded = pkcs7.load_der_pkcs7_certificates(_without_padding(signature))
-        except ValueError as error:
+        except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
             raise MachineConfigurationError(f"{name}: its signature cannot be read ({error}); sign it again") from error
         found.update(dict.fromkeys(one.public_bytes(Encoding.DER) for one in loaded))
     return tuple(found)

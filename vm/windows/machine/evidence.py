@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from vm.errors import MachineError
-from vm.windows.hypervisor.crash import GuestPanic
+from vm.windows.hypervisor.crash import GuestPanic, same_bugcheck
 from vm.windows.leased_domain import LeasedDomain
 from vm.windows.machine.access import Patience
 from vm.windows.machine.dump_header import SIZE, NoDumpHeader, parse_dump_header
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 AGENT_LINES: Final = "agent.txt"
 DUMP_SUFFIX: Final = ".dmp"
 _FULL_DUMP: Final = "MEMORY.DMP"
+_DUMP_NAME: Final = re.compile(r"[A-Z0-9][A-Z0-9._-]{0,60}\.DMP", re.IGNORECASE)
+"""What a file of this computer may be called after a dump, whose path is only what the guest says."""
 
 
 class Evidence:
@@ -111,11 +114,16 @@ class Evidence:
     def _read(self, dump: CrashDump, panic: GuestPanic) -> GuestPanic:
         header = parse_dump_header(self._link.guest().read_file(dump.path, SIZE))
         if panic.code is not None:
-            return panic
+            if same_bugcheck(panic.code, header.bugcheck_code):
+                return panic
+            raise NoDumpHeader(
+                f"{dump.path} is of bugcheck 0x{header.bugcheck_code:X}, not of 0x{panic.code:X}: an earlier one"
+            )
         return GuestPanic(header.bugcheck_code, header.bugcheck_parameters, f"header of {dump.path}")
 
     def _fetch(self, dump: CrashDump, folder: Path) -> Path:
-        target = folder / dump.path.rpartition("\\")[2]
+        name = dump.path.rpartition("\\")[2]
+        target = folder / (name if _DUMP_NAME.fullmatch(name) else _FULL_DUMP)
         self._progress(f"{self._domain.name}: fetching {dump.path}, {dump.length / 1e6:.0f} MB")
         self._link.files().fetch(dump.path, target, deadline=self._patience.dump)
         return target

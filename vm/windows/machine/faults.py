@@ -11,7 +11,7 @@ from typing import Final
 
 from vm.errors import DriverFault, DriverHung, MachineBroken, MachineCrashed
 from vm.machine import CrashReport
-from vm.windows.agent.errors import AgentRefused
+from vm.windows.agent.errors import STUCK, AgentRefused
 from vm.windows.hypervisor.crash import GuestPanic, crash_report
 from vm.windows.leased_domain import DomainState, LeasedDomain
 from vm.windows.machine.access import Patience
@@ -24,13 +24,14 @@ from vm.windows.remoting.errors import (
     GuestNotResponding,
     GuestRestarted,
     RemotingError,
+    RequestRefused,
 )
 
 _SILENT: Final = (CommandTimedOut, GuestNotResponding)
-_STUCK: Final = "stuck"
-"""What ntguest.exe answers when a call into the driver does not return, or a cancelled request does not end."""
-_LATER: Final = 1.0
+TOLD_WITHIN: Final = 1.0
 """Seconds by which a panic may be told later than the connection broke over it."""
+_OTHER_WAY: Final = 15.0
+"""Seconds for remoting to answer where SSH did not, although the guest had all the time it may take for that."""
 _GONE: Final = (ConnectionLost, ConnectionFailed)
 
 
@@ -61,19 +62,13 @@ class Diagnosis:
         if not isinstance(error, RemotingError):
             return error
         try:
-            if isinstance(error, AgentRefused) and error.error == _STUCK:
+            if (ended := self._ended(error, activity)) is not None:
+                return ended
+            if isinstance(error, AgentRefused) and error.error == STUCK:
                 return self.hang("the driver neither returns nor completes what it was asked", activity)
-            panic = self._panic(error)
-            if panic is not None:
-                return MachineCrashed(self._crashed(panic, activity))
-            state = self._domain.state()
-            if state is not DomainState.RUNNING:
-                ended = self._domain.details.get("ended", "see the hypervisor's log")
-                return MachineBroken(
-                    f"{self._domain.name} is {state.value}, and nobody asked for it ({ended}; while: {activity})"
-                )
             if isinstance(error, _SILENT) or (isinstance(error, _GONE) and not self._answers(error)):
-                return self._silent(error, activity, driver_loaded=driver_loaded)
+                # Trying again takes long enough for the guest to end meanwhile.
+                return self._ended(error, activity) or self._silent(error, activity, driver_loaded=driver_loaded)
         except MachineBroken as worse:
             return MachineBroken(f"{worse} (found out after: {error})")
         return MachineBroken(f"{error} (while: {activity})")
@@ -89,6 +84,19 @@ class Diagnosis:
         answered = f"an NMI stopped it with {crash_report(panic).summary()}" if panic else "it did not react to an NMI"
         return DriverHung(f"{reason} (while: {activity}); {answered}", files)
 
+    def _ended(self, error: RemotingError, activity: str) -> DriverFault | MachineBroken | None:
+        """What the hypervisor says: a crash, a domain that is off or stands still; None for a guest that runs."""
+        panic = self._panic(error)
+        if panic is not None:
+            return MachineCrashed(self._crashed(panic, activity))
+        state = self._domain.state()
+        if state is DomainState.RUNNING:
+            return None
+        ended = self._domain.details.get("ended", "see the hypervisor's log")
+        return MachineBroken(
+            f"{self._domain.name} is {state.value}, and nobody asked for it ({ended}; while: {activity})"
+        )
+
     def _panic(self, error: RemotingError) -> GuestPanic | None:
         """The guest's panic; where the connection broke, it may be told a moment later."""
         panic, state = self._domain.panic(), self._domain.state()
@@ -97,7 +105,7 @@ class Diagnosis:
         if state is DomainState.CRASHED:
             return self._domain.wait_for_panic(self._patience.panic) or GuestPanic(None, (0, 0, 0, 0), "domain state")
         if isinstance(error, _GONE) and not isinstance(error, GuestRestarted):
-            return self._domain.wait_for_panic(min(self._patience.panic, _LATER))
+            return self._domain.wait_for_panic(min(self._patience.panic, TOLD_WITHIN))
         return None
 
     def _crashed(self, panic: GuestPanic, activity: str) -> CrashReport:
@@ -120,7 +128,17 @@ class Diagnosis:
         try:
             self._link.wait_ready(self._patience.again, alive=lambda: None)
         except _GONE:
-            return False
+            return self._answers_remoting()
         except AgentRefused:
             return True
+        return True
+
+    def _answers_remoting(self) -> bool:
+        """Whether the guest can be reached the other way: then it is its SSH server that is gone."""
+        try:
+            self._link.session_when_ready(min(self._patience.again, _OTHER_WAY))
+        except RequestRefused:
+            return True
+        except (*_GONE, GuestNotResponding):
+            return False
         return True

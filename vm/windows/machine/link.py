@@ -22,7 +22,7 @@ from vm.windows.machine.access import REMOTING_PORT, SSH_PORT, GuestAccess, Pati
 from vm.windows.machine.programs import NTGUEST
 from vm.windows.remoting.deadline import Deadline
 from vm.windows.remoting.endpoint import Credentials
-from vm.windows.remoting.errors import ConnectionFailed, ConnectionLost
+from vm.windows.remoting.errors import ConnectionFailed, ConnectionLost, RequestRefused
 from vm.windows.remoting.guest import Guest
 from vm.windows.remoting.session import GuestSession
 from vm.windows.remoting.ssh import SftpConnection, SshConnection
@@ -139,7 +139,7 @@ class GuestLink:
             alive: called between attempts; raises when there is no use in waiting any longer.
 
         Raises:
-            ConnectionFailed, ConnectionLost: of the last attempt.
+            ConnectionFailed, ConnectionLost, RequestRefused: of the last attempt.
             IdentityChanged, CredentialsRefused: at once.
         """
         limit = Deadline(deadline, cancelled=self._cut)
@@ -147,7 +147,7 @@ class GuestLink:
             alive()
             try:
                 return self.agent()
-            except (ConnectionFailed, ConnectionLost):
+            except (ConnectionFailed, ConnectionLost, RequestRefused):
                 if limit.passed:
                     raise
                 limit.pause(_RETRY)

@@ -27,6 +27,7 @@ from vm.machine import (
     WitnessedLog,
 )
 from vm.verifier import VerifierSettings
+from vm.windows.agent.errors import AgentRefused
 from vm.windows.agent.operations import error_of
 from vm.windows.hypervisor.reset import Trace, decide
 from vm.windows.leased_domain import LeasedDomain
@@ -35,7 +36,7 @@ from vm.windows.machine.devices import DeviceTable, WindowsHandle
 from vm.windows.machine.drivers import Drivers
 from vm.windows.machine.evidence import Evidence
 from vm.windows.machine.facts import machine_facts
-from vm.windows.machine.faults import Diagnosis
+from vm.windows.machine.faults import TOLD_WITHIN, Diagnosis
 from vm.windows.machine.images import Images
 from vm.windows.machine.link import GuestLink
 from vm.windows.machine.processes import Processes
@@ -47,15 +48,6 @@ from vm.windows.remoting.guest import GuestFacts
 logger = logging.getLogger(__name__)
 
 _CLOSED = "the machine was closed; make a new one"
-
-
-def _silent(_line: str) -> None:
-    """Tell nobody."""
-
-
-def _machine() -> str:
-    """What a machine is used for, where nobody says more."""
-    return "machine"
 
 
 class WindowsMachine:
@@ -71,7 +63,6 @@ class WindowsMachine:
         occasion: names the folder in it for what is kept now.
         verifier: what Driver Verifier does with each driver.
         progress: is told in a line what takes long.
-        released: called once at the end, when the domain is given up.
 
     Attributes:
         link: every connection to the guest.
@@ -92,10 +83,9 @@ class WindowsMachine:
         profile: str,
         patience: Patience | None = None,
         artefacts: Path | None = None,
-        occasion: Callable[[], str] = _machine,
+        occasion: Callable[[], str] = lambda: "machine",
         verifier: VerifierSettings | None = None,
-        progress: Callable[[str], None] = _silent,
-        released: Callable[[], None] = lambda: None,
+        progress: Callable[[str], None] = lambda _line: None,
     ) -> None:
         self.patience = patience or Patience()
         self.devices = DeviceTable()
@@ -104,7 +94,6 @@ class WindowsMachine:
         self._profile = profile
         self._domain = domain
         self._progress = progress
-        self._released = released
         self.link = GuestLink(domain, access, self.patience)
         evidence = Evidence(
             domain, self.link, self.patience, lambda: None if artefacts is None else artefacts / occasion(), progress
@@ -252,7 +241,8 @@ class WindowsMachine:
         """CreateFile on a device, see the Machine protocol."""
         with self.calling(f"open {path} as {account.value}"):
             self._traces.add(Trace.DEVICE_OPENED)
-            agent, name = self.link.agent(account), self.devices.new_name("device")
+            agent = self.link.agent(account)
+            name = self.devices.new_handle(agent)
             agent.open(name, path, read=DeviceAccess.READ in access, write=DeviceAccess.WRITE in access)
         return WindowsHandle(self, agent, name, path)
 
@@ -320,7 +310,9 @@ class WindowsMachine:
         """Undo what was done, or put the guest back where that is not enough, see the Machine protocol."""
         if self._closed:
             raise MachineConfigurationError(_CLOSED)
-        self._note_state()
+        if self._stopped is None and (crash := self.crash) is not None:
+            raise MachineCrashed(crash)
+        self._note_settings()
         decision = decide(self._traces, fresh=fresh)
         if not decision.revert and self._traces:
             self._traces |= self._undo()
@@ -352,33 +344,33 @@ class WindowsMachine:
             # The domain is destroyed at once: nobody in it needs to be told.
             self.link.cut()
             self.link.close()
-            self._domain.close()
         finally:
-            self._released()
+            self._domain.close()
 
-    def _note_state(self) -> None:
-        """What has happened to the machine without a call meeting it."""
-        if self._stopped is None and self.link.is_cut:
-            self._traces.add(Trace.CRASHED)
+    def _note_settings(self) -> None:
         if self._drivers.verifies():
             self._traces.add(Trace.VERIFIER_CHANGED)
+        if self._drivers.changed_others:
+            self._traces.add(Trace.SERVICE_CHANGED)
 
     def _undo(self) -> set[Trace]:
         """Undo everything step by step; what could not be."""
         try:
-            main = self.link.agent()
             remains = Remains(
-                main,
+                self.link.agent(),
                 self.link.release_others(),
-                tuple(name for name, agent in self.devices.requests.items() if agent is main),
-                tuple(name for name, agent in self.devices.handles.items() if agent is main),
+                self.devices.requests,
+                self.devices.handles,
                 tuple(self._processes.alive()),
                 tuple(self._drivers.services()),
                 tuple(self._images.provided()),
             )
             return undo(remains, deadline=self.patience.driver)
         except RemotingError as error:
-            logger.info("%s: %s", self._name, error)
+            stuck = isinstance(error, AgentRefused)
+            if stuck or self._domain.wait_for_panic(min(self.patience.panic, TOLD_WITHIN)) is not None:
+                raise self._stop(error, "undo what the run left") from error
+            logger.warning("%s: while a run was undone: %s", self._name, error)
             return {Trace.CONNECTION_LOST}
 
     def _put_back(self) -> None:
@@ -391,6 +383,7 @@ class WindowsMachine:
                 self._attach()
             except MachineBroken as error:
                 if last:
+                    self._traces.add(Trace.CONNECTION_LOST)
                     self._stopped = error
                     raise
                 logger.warning("%s: %s; trying once more", self._name, error)

@@ -11,6 +11,7 @@ from vm.errors import MachineError, UnsupportedByMachine, Win32Error
 from vm.machine import Account, ImageKind, LaunchRequest, LaunchResult
 from vm.windows.agent.errors import AgentRefused
 from vm.windows.agent.operations import Agent, Launched, error_of
+from vm.windows.agent.protocol import MOST_PROCESSES
 from vm.windows.machine.link import GuestLink
 
 LONGEST_TEXT: Final = 32_767
@@ -69,6 +70,10 @@ class Processes:
         if request.creator is not None and request.creator != agent_pid:
             creator = self._known(request.creator, "CreateProcessW")
         agent = self._agent_for(kind, creator, request)
+        if sum(one.agent is agent for one in self._alive.values()) >= MOST_PROCESSES:
+            raise UnsupportedByMachine(
+                f"one process more than {MOST_PROCESSES}: the agent in the guest holds no more; end some first"
+            )
         parent = self._named(request.parent, agent)
         label = f"process{next(self._labels)}"
         try:

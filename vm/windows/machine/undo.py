@@ -1,23 +1,26 @@
-"""Undoing what a test did on a Windows machine, in one round trip: handles, processes, services, files.
+"""Undoing what a test did on a Windows machine, in one round trip to each agent: handles, processes, services, files.
 
 The order is that in which nothing holds the next: a device that is open keeps its driver, a process its file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from vm import win32
 from vm.windows.agent.client import Request
+from vm.windows.agent.errors import STUCK, AgentRefused
 from vm.windows.agent.operations import Agent, milliseconds
 from vm.windows.agent.protocol import Member
 from vm.windows.hypervisor.reset import Trace
 from vm.windows.machine.processes import LaunchedProcess
 
-_GONE: Final = frozenset({win32.ERROR_SERVICE_DOES_NOT_EXIST, win32.ERROR_SERVICE_MARKED_FOR_DELETE})
-_STOPPED_BEFORE: Final = frozenset({win32.ERROR_SERVICE_NOT_ACTIVE, *_GONE})
+_DELETED_BEFORE: Final = frozenset({win32.ERROR_SERVICE_DOES_NOT_EXIST, win32.ERROR_SERVICE_MARKED_FOR_DELETE})
+_STOPPED_BEFORE: Final = frozenset({win32.ERROR_SERVICE_NOT_ACTIVE, *_DELETED_BEFORE})
+_AT_ONCE: Final = 5.0
+"""Seconds for what ought to take no time, and does only where a driver keeps the service control manager waiting."""
 
 
 @dataclass(frozen=True)
@@ -26,18 +29,18 @@ class Remains:
 
     Attributes:
         agent: the administrator's.
-        others: further agents, whose processes and handles end with them.
-        requests: names of device requests that were started and not finished.
-        handles: names of open device handles.
+        others: further agents; they are closed.
+        requests: device requests that were started and not finished, with the agent that has them.
+        handles: open device handles, likewise.
         processes: that were launched and are not known to have ended.
-        services: that were created and not deleted.
+        services: that were created, deleted or not: a driver outlives its service's deletion.
         files: that were provided.
     """
 
     agent: Agent
     others: tuple[Agent, ...]
-    requests: tuple[str, ...]
-    handles: tuple[str, ...]
+    requests: Mapping[str, Agent]
+    handles: Mapping[str, Agent]
     processes: tuple[LaunchedProcess, ...]
     services: tuple[str, ...]
     files: tuple[str, ...]
@@ -48,42 +51,58 @@ def undo(remains: Remains, *, deadline: float) -> set[Trace]:
 
     Args:
         remains: what is left.
-        deadline: seconds for all of it.
+        deadline: seconds for what one agent has to do.
 
     Returns:
         What could not be undone; empty when nothing is left.
 
     Raises:
-        As AgentClient.ask_all.
+        AgentRefused: ``stuck``, an unload routine does not return.
+        Others: as AgentClient.ask_all.
     """
+    found: set[Trace] = set()
     for other in remains.others:
+        # Its end would do the same, but nobody is told when it has: a driver must not be stopped before.
+        found |= _take(list(_of_agent(remains, other)), other, deadline)
         other.client.close()
-    steps = list(_steps(remains, deadline / 2))
+    steps = [*_of_agent(remains, remains.agent), *_of_system(remains, deadline / 2)]
+    return found | _take(steps, remains.agent, deadline)
+
+
+def _take(steps: Sequence[tuple[Request, Trace]], agent: Agent, deadline: float) -> set[Trace]:
+    """Have an agent take steps; what those that failed mean."""
     if not steps:
         return set()
-    answers = remains.agent.client.ask_all([request for request, _ in steps], deadline=deadline, strict=False)
+    answers = agent.client.ask_all([request for request, _ in steps], deadline=deadline, strict=False)
     found: set[Trace] = set()
-    for (request, trace), answer in zip(steps, answers, strict=True):
-        if _failed(request[0], answer):
+    for ((operation, _), trace), answer in zip(steps, answers, strict=True):
+        if operation == "stop_service" and answer.get("error") == STUCK:
+            raise AgentRefused(STUCK, "", endpoint=agent.client.endpoint, operation=operation)
+        if _failed(operation, answer):
             found.add(trace)
     return found
 
 
-def _steps(remains: Remains, driver: float) -> Iterator[tuple[Request, Trace]]:
-    """Each request, and what it means when it fails."""
-    for handle in remains.handles:
+def _of_agent(remains: Remains, agent: Agent) -> Iterator[tuple[Request, Trace]]:
+    """What an agent itself holds: each request, and what it means when it fails."""
+    for handle in (name for name, owner in remains.handles.items() if owner is agent):
         yield ("close", {"device": handle}), Trace.CLEANUP_FAILED
-    for request in remains.requests:
+    for request in (name for name, owner in remains.requests.items() if owner is agent):
         # Closing the handle cancelled it.
         yield ("finish", {"request": request, "deadline_ms": milliseconds(1)}), Trace.DRIVER_STUCK
-    for process in remains.processes:
-        if process.agent is remains.agent:
-            yield ("terminate", {"process": process.label, "deadline_ms": milliseconds(5)}), Trace.PROCESSES_LEFT
-            yield ("release", {"process": process.label}), Trace.CLEANUP_FAILED
+    for process in (one for one in remains.processes if one.agent is agent):
+        at_once = milliseconds(_AT_ONCE)
+        yield ("terminate", {"process": process.label, "deadline_ms": at_once}), Trace.PROCESSES_LEFT
+        yield ("release", {"process": process.label}), Trace.CLEANUP_FAILED
+
+
+def _of_system(remains: Remains, driver: float) -> Iterator[tuple[Request, Trace]]:
+    """What the system holds, likewise."""
+    at_once = milliseconds(_AT_ONCE)
     for service in remains.services:
         yield ("stop_service", {"service": service, "deadline_ms": milliseconds(driver)}), Trace.DRIVER_STUCK
-        yield ("delete_service", {"service": service}), Trace.CLEANUP_FAILED
-        yield ("query_service", {"service": service}), Trace.DRIVER_STUCK
+        yield ("delete_service", {"service": service, "deadline_ms": at_once}), Trace.CLEANUP_FAILED
+        yield ("query_service", {"service": service, "deadline_ms": at_once}), Trace.DRIVER_STUCK
     for path in remains.files:
         yield ("remove", {"path": path}), Trace.CLEANUP_FAILED
 
@@ -94,9 +113,10 @@ def _failed(operation: str, answer: dict[str, Member]) -> bool:
         case "stop_service":
             return error not in {0, *_STOPPED_BEFORE}
         case "delete_service":
-            return error not in {0, *_GONE}
+            return error not in {0, *_DELETED_BEFORE}
         case "query_service":
-            return error not in _GONE
+            # One that is marked for deletion stays until its driver is unloaded and nobody has it open.
+            return error != win32.ERROR_SERVICE_DOES_NOT_EXIST
         case "finish":
             return answer.get("done") is not True
         case "terminate":

@@ -6,13 +6,16 @@ import datetime
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Final, Literal, Self, TypeAlias, TypeVar
 
 from vm.windows.driver_trust import TrustStore
 from vm.windows.remoting.deadline import Deadline
-from vm.windows.remoting.errors import CommandTimedOut, ConnectionLost
+from vm.windows.remoting.errors import CommandTimedOut, ConnectionLost, GuestProtocolError
 from vm.windows.remoting.session import DEFAULT_DEADLINE, GuestSession
 from vm.windows.remoting.values import Row
+
+TOOL_SECONDS: Final = 90.0
+"""For commands that run two programs of Windows, each of which the guest itself gives thirty seconds."""
 
 AuditLog: TypeAlias = Literal["Security", "Sysmon"]
 
@@ -127,10 +130,6 @@ class Guest:
         row = self.session.one("Install-NtproofCertificate", Certificate=certificate, Store=store.value)
         return _read(InstalledCertificate, row)
 
-    def uninstall_certificate(self, thumbprint: str) -> None:
-        """Trust it no longer; nothing happens where it was not trusted."""
-        self.session.call("Uninstall-NtproofCertificate", Thumbprint=thumbprint)
-
     # Programs
 
     def run_program(
@@ -162,7 +161,7 @@ class Guest:
 
     def enable_process_auditing(self) -> None:
         """Have the system record process creations (4688) with command lines, and exits (4689)."""
-        self.session.call("Enable-NtproofProcessAuditing")
+        self.session.call("Enable-NtproofProcessAuditing", deadline=TOOL_SECONDS)
 
     def audit_mark(self, log: AuditLog = "Security") -> int:
         """The newest record of a log, to be given to audit_records after a run. Raises failure NoLog."""
@@ -177,8 +176,9 @@ class Guest:
 
     def audit_is_complete(self, mark: int, log: AuditLog = "Security") -> bool:
         """Whether the log still has every record after a mark, so that what is missing in it did not happen."""
-        oldest = _integer(self.session.one("Get-NtproofAuditMark", Log=log)["Oldest"])
-        return oldest <= mark + 1
+        row = self.session.one("Get-NtproofAuditMark", Log=log)
+        # A log that was cleared ends before the mark.
+        return _integer(row["Oldest"]) <= mark + 1 and _integer(row["Newest"]) >= mark
 
     # Verifier, crashes, restart
 
@@ -188,12 +188,24 @@ class Guest:
         Raises:
             GuestCommandFailed: failure ToolFailed, with what verifier.exe said.
         """
-        self.session.call("Set-NtproofVerifier", Driver=driver, Flags=flags, Watch="add" if watch else "remove")
+        self.session.call(
+            "Set-NtproofVerifier",
+            Driver=driver,
+            Flags=flags,
+            Watch="add" if watch else "remove",
+            deadline=TOOL_SECONDS,
+        )
 
     def fail_allocations(self, driver: str, probability: float, *, pool_tag: str | None = None) -> None:
         """Fail a driver's allocations at random (Low Resources Simulation), with a probability over 0 up to 1."""
         per_10000 = max(round(probability * 10000), 1)
-        self.session.call("Set-NtproofLowResources", Driver=driver, ProbabilityPer10000=per_10000, PoolTag=pool_tag)
+        self.session.call(
+            "Set-NtproofLowResources",
+            Driver=driver,
+            ProbabilityPer10000=per_10000,
+            PoolTag=pool_tag,
+            deadline=TOOL_SECONDS,
+        )
 
     def crash_dumps(self) -> list[CrashDump]:
         """The dumps that the guest keeps, newest last."""
@@ -204,10 +216,6 @@ class Guest:
         data = self.session.one("Read-NtproofFileChunk", Path=path, Offset=0, Count=count)["Data"]
         assert isinstance(data, bytes)
         return data
-
-    def keep_dumps(self, dump_type: int = 1, *, auto_reboot: bool = False) -> None:
-        """Set what happens at a bugcheck: 0 no dump, 1 complete, 2 kernel, 3 small, 7 automatic."""
-        self.session.call("Set-NtproofCrashControl", DumpType=dump_type, AutoReboot=auto_reboot)
 
     def restart(self, *, delay: int = 1, deadline: float = 600.0) -> None:
         """Restart the guest and connect to it again.
@@ -281,8 +289,12 @@ class GuestAgent:
             **arguments,
         )
         found = [line for row in rows for line in _lines(row)]
-        if found:
-            self._seen = found[-1].sequence
+        expected = range(self._seen + 1, self._seen + 1 + len(found))
+        if [line.sequence for line in found] != list(expected):
+            raise GuestProtocolError(
+                f"lines that are not those after {self._seen}", endpoint=str(self._session.endpoint), command=command
+            )
+        self._seen += len(found)
         return found
 
     def stop(self, wait: float = 5.0) -> int | None:

@@ -7,6 +7,7 @@ objects do not survive being shared between threads.
 from __future__ import annotations
 
 import logging
+import struct
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from xml.etree.ElementTree import ParseError
 
+import requests
 from pypsrp.complex_objects import GenericComplexObject, PSInvocationState, RunspacePoolState
 from pypsrp.exceptions import AuthenticationError, WinRMError, WinRMTransportError, WSManFaultError
 from pypsrp.powershell import PowerShell, RunspacePool
@@ -171,7 +173,9 @@ class PsrpConnection:
         finally:
             self._finish(name, shell)
         if shell.streams.error:
-            raise error_of_record(shell.streams.error[0], endpoint=str(self.endpoint), command=name)
+            with self._translated(name, started=True, deadline=deadline):
+                error = error_of_record(shell.streams.error[0], endpoint=str(self.endpoint), command=name)
+            raise error
         if shell.state != PSInvocationState.COMPLETED:
             raise GuestCommandFailed("ended early and left no error", endpoint=str(self.endpoint), command=name)
 
@@ -250,13 +254,22 @@ def _diagnose(error: Exception, *, started: bool, deadline: Deadline) -> tuple[t
             return GuestProtocolError, f"an answer that is not PowerShell Remoting ({error})"
 
 
-# HTTPNegotiateAuth raises ValueError where the listener offers no authentication that fits.
+# HTTPNegotiateAuth raises ValueError where the listener offers no authentication that fits. For an answer that is not
+# as MS-PSRP has it, pypsrp has no error of its own: it fails in whatever reads the answer.
 _TRANSPORT_ERRORS = (
     transport.NotConnected,
     transport.Broken,
     transport.Silent,
+    transport.TooLong,
+    requests.RequestException,
     SpnegoError,
     WinRMError,
     ParseError,
     ValueError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+    struct.error,
 )

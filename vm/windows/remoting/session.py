@@ -2,7 +2,7 @@
 
 After a lost connection the session is connected again with `reconnect`, which tells whether the guest was restarted in
 between. A command that changes something is never repeated by itself, because its first run may have taken effect; one
-that the schema calls repeatable is.
+that the schema calls repeatable is, unless the guest was restarted.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from vm.windows.remoting.errors import (
     GuestCommandFailed,
     GuestNotResponding,
     GuestProtocolError,
+    GuestRestarted,
     InvalidCommand,
     RemotingError,
     RequestRefused,
@@ -171,7 +172,11 @@ class GuestSession:
             if not command.repeatable or limit.passed or self._aborted.is_set():
                 raise
             logger.info("%s; connecting again", error)
-        self.reconnect(limit.remaining())
+        if self.reconnect(limit.remaining()):
+            # What it answers now is of another run of it, in which nothing of the one before is left.
+            raise GuestRestarted(
+                "the guest was restarted while it was asked", endpoint=str(self.endpoint), command=command.name
+            )
         return list(self._rows(command, arguments, limit))
 
     def one(self, name: str, *, deadline: float = DEFAULT_DEADLINE, **arguments: Value) -> Row:

@@ -11,12 +11,14 @@ import hashlib
 import hmac
 import logging
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final, Self
 
 import paramiko
+from cryptography.exceptions import InvalidTag
 
 from vm.errors import MachineConfigurationError
 from vm.windows.remoting.deadline import Deadline
@@ -36,6 +38,9 @@ CHUNK: Final = 256 * 1024
 """Bytes handed to paramiko at a time, and so how often the deadline is looked at."""
 
 _LIBRARY_LOG: Final = f"{__name__}.library"
+
+_UNREADABLE: Final = (ValueError, LookupError, TypeError, AttributeError, struct.error, InvalidTag)
+"""What the library fails with where the other side does not speak SSH or SFTP as it should."""
 
 CONNECT_SECONDS: Final = 10.0
 """How long connection, key exchange and login may take together at most."""
@@ -155,7 +160,7 @@ class SshConnection:
     def _opening(self, problem: str) -> Iterator[None]:
         try:
             yield
-        except (paramiko.SSHException, EOFError, OSError) as error:
+        except (paramiko.SSHException, EOFError, OSError, *_UNREADABLE) as error:
             raise ConnectionFailed(
                 f"{problem} ({error or type(error).__name__})", endpoint=str(self.endpoint)
             ) from error
@@ -167,19 +172,26 @@ class SshConnection:
         wanted = _SIGNATURES.get(self.endpoint.key_type, (self.endpoint.key_type,))
         # A server has keys of several kinds and shows the one that is asked for.
         offered.key_types = [kind for kind in wanted if kind in offered.key_types]
+        limit = Deadline(seconds)
         try:
             transport.start_client(timeout=seconds)
             seen = transport.get_remote_server_key().asbytes()
             if not hmac.compare_digest(seen, self.endpoint.key):
                 raise self._identity_changed(seen)
+            limit = Deadline(seconds)
             transport.auth_password(credentials.username, credentials.password, fallback=False)
         except paramiko.ssh_exception.IncompatiblePeer as error:
             raise self._identity_changed(None) from error
         except paramiko.AuthenticationException as error:
+            # The library says so too of a server that is gone, or answers too late.
+            if limit.passed:
+                raise ConnectionFailed(f"no answer to the SSH login within {seconds:.3g} s", endpoint=place) from error
+            if not transport.is_active():
+                raise ConnectionFailed(f"SSH broke during the login ({error})", endpoint=place) from error
             raise CredentialsRefused(
                 f"the guest refuses these credentials for SSH ({error})", endpoint=place
             ) from error
-        except (paramiko.SSHException, EOFError, OSError) as error:
+        except (paramiko.SSHException, EOFError, OSError, *_UNREADABLE) as error:
             raise ConnectionFailed(f"no SSH login ({error or type(error).__name__})", endpoint=place) from error
 
     def _identity_changed(self, seen: bytes | None) -> IdentityChanged:
@@ -245,12 +257,15 @@ class SftpConnection:
             self._limit(deadline)
         return written
 
-    def read(self, path: str, target: BinaryIO, deadline: Deadline) -> int:
-        """Read a whole file; the number of bytes. Raises as `write`."""
+    def read(self, path: str, target: BinaryIO, deadline: Deadline, *, most: int) -> int:
+        """Read a whole file of at most `most` bytes; the number of bytes. Raises as `write`."""
         read = 0
         with self._translated(path, deadline), self._sftp.file(remote_path(path), "rb") as file:
             self._limit(deadline)
             size = file.stat().st_size or 0
+            if size > most:
+                # Before anything is asked for by that size, which is only what the guest says.
+                raise TransferFailed(f"{path} has {size} bytes, {most} at most are taken", endpoint=str(self._endpoint))
             file.prefetch(size)
             while chunk := file.read(CHUNK):
                 self._limit(deadline)
@@ -282,7 +297,7 @@ class SftpConnection:
             yield
         except TimeoutError as error:
             raise TransferFailed(f"{path} was not done within {deadline.seconds:g} s", endpoint=place) from error
-        except (paramiko.SSHException, EOFError, ConnectionError) as error:
+        except (paramiko.SSHException, EOFError, ConnectionError, *_UNREADABLE) as error:
             raise ConnectionLost(f"SSH broke at {path} ({error or type(error).__name__})", endpoint=place) from error
         except FileNotFoundError as error:
             raise NoSuchPath(f"{path} or its folder is not there", endpoint=place) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,22 +98,23 @@ class GuestFiles:
 
         Raises:
             Win32Error: ERROR_FILE_NOT_FOUND 2, ERROR_PATH_NOT_FOUND 3, ERROR_ACCESS_DENIED 5.
-            TransferFailed: what arrived is not what the guest has, or not in time.
+            TransferFailed: what arrived is not what the guest has, or not in time, or there is no room for it.
         """
         limit = Deadline(deadline)
+        room = shutil.disk_usage(target.parent).free
         sftp = self._open_sftp(limit)
         unfinished = target.with_name(target.name + UNFINISHED)
         try:
             with unfinished.open("w+b") as file:
                 if sftp is None:
-                    self._read_chunks(path, file, limit)
+                    self._read_chunks(path, file, limit, room)
                 else:
                     with sftp:
-                        sftp.read(path, file, limit)
+                        sftp.read(path, file, limit, most=room)
                 size = file.tell()
                 file.seek(0)
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            (state,) = self._session.call("Get-NtproofFileState", Path=[path], deadline=_left(limit))
+            state = self._session.one("Get-NtproofFileState", Path=[path], deadline=_left(limit))
             if state["Sha256"] != digest:
                 raise TransferFailed(f"{path} changed on its way", endpoint=str(self._session.endpoint))
             unfinished.replace(target)
@@ -192,7 +194,7 @@ class GuestFiles:
                 break
         return offset
 
-    def _read_chunks(self, path: str, file: BinaryIO, limit: Deadline) -> None:
+    def _read_chunks(self, path: str, file: BinaryIO, limit: Deadline, most: int) -> None:
         while True:
             self._check(path, limit)
             row = self._session.one(
@@ -202,6 +204,10 @@ class GuestFiles:
             assert isinstance(data, bytes)
             if not data:
                 return
+            if file.tell() + len(data) > most:
+                raise TransferFailed(
+                    f"{path} has more than {most} bytes, which at most are taken", endpoint=str(self._session.endpoint)
+                )
             file.write(data)
 
     def _check(self, path: str, limit: Deadline) -> None:

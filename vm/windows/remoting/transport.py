@@ -29,7 +29,7 @@ from vm.windows.remoting.errors import IdentityChanged
 from vm.windows.remoting.tls import TlsSocket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pypsrp.wsman import WSMan
 
@@ -45,6 +45,9 @@ GRACE_SECONDS = 2.0
 RESETS = 3
 """How often in a row a Receive is sent again over a new connection."""
 
+ANSWER_BYTES = 4 * 1024 * 1024
+"""More than the longest answer: WinRM keeps to the envelope size that it is asked for."""
+
 
 class NotConnected(Exception):
     """No connection could be made: nothing was sent."""
@@ -56,6 +59,10 @@ class Broken(Exception):
 
 class Silent(Exception):
     """A request got no answer in its time."""
+
+
+class TooLong(Exception):
+    """An answer is longer than any that WinRM gives."""
 
 
 def pinned_session(endpoint: Endpoint, credentials: Credentials) -> requests.Session:
@@ -93,6 +100,7 @@ class DeadlineTransport:
         inner.session = session
         self._inner = inner
         self.deadline = deadline
+        self._adapter().deadline_of = lambda: self.deadline
 
     @property
     def endpoint(self) -> str:
@@ -109,9 +117,13 @@ class DeadlineTransport:
 
         Raises:
             NotConnected, Broken, Silent: no answer, by cause.
+            TooLong: an answer without end.
             IdentityChanged: the listener shows another certificate.
         """
         repeatable = retries_on_read_timeout > 0
+        if repeatable and timeout is None and self.deadline.passed:
+            # While a session opens, pypsrp itself asks again and again, whatever the time.
+            raise Silent("the guest answers, but nothing that leads on")
         resets = 0
         while True:
             try:
@@ -121,7 +133,7 @@ class DeadlineTransport:
             except requests.ReadTimeout as error:
                 if not repeatable or self.deadline.passed:
                     raise Silent("the guest did not answer") from error
-            except requests.ConnectionError as error:
+            except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
                 if _never_connected(error):
                     raise NotConnected(_reason(error)) from error
                 resets += 1
@@ -136,9 +148,12 @@ class DeadlineTransport:
 
     def abort(self) -> None:
         """Break every connection, from any thread and without waiting: a request under way ends as Broken."""
+        self._adapter().abort()
+
+    def _adapter(self) -> _PinnedAdapter:
         adapter = self._inner.session.adapters["https://"]
         assert isinstance(adapter, _PinnedAdapter)
-        adapter.abort()
+        return adapter
 
     def _limits(self, operation: float | None) -> tuple[float, float]:
         left = max(self.deadline.remaining(), 0.1)
@@ -169,7 +184,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         pending += [inner for inner in wrapped if isinstance(inner, BaseException)]
 
 
-def _never_connected(error: requests.ConnectionError) -> bool:
+def _never_connected(error: requests.RequestException) -> bool:
     return any(isinstance(cause, NewConnectionError | ConnectTimeoutError | ssl.SSLError) for cause in causes(error))
 
 
@@ -199,7 +214,28 @@ class _PinnedConnection(HTTPSConnection):
         self.is_verified = True
 
 
+def _bounded(raw: Any, left: float) -> Callable[..., Iterator[bytes]]:
+    """What reads the body of an answer for requests: of bounded length, and within the time that its command has left.
+
+    The time limit of a socket is one for each of its bytes, so that a peer that sends them one by one never exceeds it.
+    """
+
+    def stream(amount: int, decode_content: bool | None = None) -> Iterator[bytes]:
+        limit, size = Deadline(max(left, GRACE_SECONDS)), 0
+        while data := raw.read1(amount, decode_content=decode_content):
+            size += len(data)
+            if size > ANSWER_BYTES:
+                raise TooLong(f"an answer of more than {ANSWER_BYTES} bytes")
+            if limit.passed:
+                raise Silent("the guest did not answer to the end")
+            yield data
+
+    return stream
+
+
 class _PinnedAdapter(HTTPAdapter):
+    deadline_of: Callable[[], Deadline]
+
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._sockets: weakref.WeakSet[ssl.SSLSocket] = weakref.WeakSet()
@@ -210,6 +246,11 @@ class _PinnedAdapter(HTTPAdapter):
         for opened in tuple(self._sockets):
             with suppress(OSError):
                 socket.socket.shutdown(opened, socket.SHUT_RDWR)
+
+    def send(self, request: requests.PreparedRequest, *arguments: Any, **options: Any) -> requests.Response:
+        response = super().send(request, *arguments, **options)
+        response.raw.stream = _bounded(response.raw, self.deadline_of().remaining())
+        return response
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: Any) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

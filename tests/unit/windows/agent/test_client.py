@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import tracemalloc
 from collections import deque
 
 import pytest
@@ -195,6 +196,49 @@ def test_a_call_that_waits_ends_when_another_thread_aborts():
 
     with pytest.raises(ConnectionLost):
         client.ask("say", deadline=30)
+
+
+class Endless(Scripted):
+    """A channel whose other end sends the same bytes on and on."""
+
+    def __init__(self, data):
+        super().__init__(lambda _request: [])
+        self._data = data
+
+    def receive(self, deadline: Deadline):
+        return self._data
+
+
+@pytest.mark.parametrize("data", [b'{"event":"data"}\n', b"x"], ids=["events", "a line without end"])
+def test_a_guest_that_sends_on_and_on_does_not_outlast_the_deadline(data):
+    client = AgentClient(Endless(data))
+
+    with pytest.raises(CommandTimedOut, match="sends on"):
+        client.ask("say", deadline=0.05)
+    assert not client.usable
+
+
+def test_events_that_nobody_takes_do_not_fill_the_memory():
+    client = AgentClient(Endless(b'{"event":"data","output":"' + b"A" * (1 << 20) + b'"}\n'))
+
+    with pytest.raises(GuestProtocolError, match="events that nobody takes"):
+        client.ask("say", deadline=60)
+
+
+def test_long_lines_are_not_kept_whole():
+    def answer(request):
+        yield {"id": request["id"], "ok": True, "output": "A" * (1 << 20)}
+
+    client = AgentClient(Scripted(answer))
+    tracemalloc.start()
+    try:
+        for _ in range(50):
+            client.ask("control", deadline=5)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert kept < 4 << 20
 
 
 def test_the_last_lines_are_remembered_and_cut_short():

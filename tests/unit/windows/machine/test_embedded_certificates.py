@@ -68,6 +68,15 @@ def test_a_signature_that_is_none_is_refused_with_advice(image):
         certificates_of(broken)
 
 
+def test_a_signature_of_another_content_type_is_refused_with_advice(image):
+    offset, size = struct.unpack_from("<II", image, security_directory(image))
+    # A ContentInfo of type data (RFC 2315, 14) instead of signedData.
+    plain = bytes.fromhex("300f06092a864886f70d010701a0020400").ljust(size - 8, b"\0")
+
+    with pytest.raises(MachineConfigurationError, match=r"cannot be read.*sign it again"):
+        certificates_of(image[: offset + 8] + plain + image[offset + size :])
+
+
 @pytest.mark.parametrize("content", [b"", b"MZ", b"no image at all", b"MZ" + bytes(2000)])
 def test_what_is_no_image_is_refused(content):
     with pytest.raises(MachineConfigurationError, match="no 64-bit Windows driver image"):

@@ -287,7 +287,9 @@ function Install-NtproofCertificate {
     $added = $false
     $opened = Open-NtproofStore -Name $Store
     try {
-        if (-not $opened.Certificates.Contains($read)) {
+        # X509Certificate.Equals, by which Contains compares, looks at issuer and serial number only.
+        $byThumbprint = [System.Security.Cryptography.X509Certificates.X509FindType]::FindByThumbprint
+        if ($opened.Certificates.Find($byThumbprint, $read.Thumbprint, $false).Count -eq 0) {
             $opened.Add($read)
             $added = $true
         }
@@ -300,25 +302,6 @@ function Install-NtproofCertificate {
         Subject    = [string] $read.Subject
         NotAfter   = $read.NotAfter.ToUniversalTime().ToString('o')
         Added      = [bool] $added
-    }
-}
-
-function Uninstall-NtproofCertificate {
-    [CmdletBinding()]
-    param(
-        [Parameter(Mandatory = $true)]
-        [string] $Thumbprint
-    )
-    foreach ($name in 'Root', 'TrustedPublisher') {
-        $store = Open-NtproofStore -Name $name
-        try {
-            foreach ($found in @($store.Certificates | Where-Object { $_.Thumbprint -eq $Thumbprint })) {
-                $store.Remove($found)
-            }
-        }
-        finally {
-            $store.Close()
-        }
     }
 }
 
@@ -486,22 +469,6 @@ function New-NtproofDirectory {
     }
     catch {
         $PSCmdlet.ThrowTerminatingError((ConvertTo-NtproofIoRecord -ErrorRecord $_ -Call 'CreateDirectoryW'))
-    }
-}
-
-function Remove-NtproofFile {
-    [CmdletBinding()]
-    param(
-        [Parameter(Mandatory = $true)]
-        [string] $Path
-    )
-    try {
-        if ([System.IO.File]::Exists($Path)) {
-            [System.IO.File]::Delete($Path)
-        }
-    }
-    catch {
-        $PSCmdlet.ThrowTerminatingError((ConvertTo-NtproofIoRecord -ErrorRecord $_ -Call 'DeleteFileW'))
     }
 }
 
@@ -885,52 +852,19 @@ function Set-NtproofLowResources {
     Invoke-NtproofTool -Name 'verifier.exe' -Argument @('/volatile', '/adddriver', $Driver) -Cmdlet $PSCmdlet
 }
 
-function Get-NtproofCrashControl {
-    [CmdletBinding()]
-    param()
-    $dumpFile = [string] (Get-NtproofRegistryValue -Key $script:CrashControlKey -Name 'DumpFile')
-    $folder = [string] (Get-NtproofRegistryValue -Key $script:CrashControlKey -Name 'MinidumpDir')
-    $type = Get-NtproofRegistryValue -Key $script:CrashControlKey -Name 'CrashDumpEnabled'
-    [PSCustomObject] @{
-        DumpType       = ConvertTo-NtproofUInt32 -Value $type
-        AutoReboot     = [bool] (Get-NtproofRegistryValue -Key $script:CrashControlKey -Name 'AutoReboot')
-        DumpFile       = [System.Environment]::ExpandEnvironmentVariables($dumpFile)
-        MinidumpFolder = [System.Environment]::ExpandEnvironmentVariables($folder)
-    }
-}
-
-function Set-NtproofCrashControl {
-    [CmdletBinding()]
-    param(
-        [Parameter(Mandatory = $true)]
-        [ValidateRange(0, 7)]
-        [uint32] $DumpType,
-        [switch] $AutoReboot
-    )
-    $key = [Microsoft.Win32.Registry]::LocalMachine.OpenSubKey($script:CrashControlKey, $true)
-    try {
-        $number = [Microsoft.Win32.RegistryValueKind]::DWord
-        $key.SetValue('CrashDumpEnabled', [int] $DumpType, $number)
-        $key.SetValue('AutoReboot', [int] [bool] $AutoReboot, $number)
-        # Windows deletes large dumps of machines that are in no domain when the disk gets full.
-        $key.SetValue('AlwaysKeepMemoryDump', 1, $number)
-        $key.SetValue('Overwrite', 1, $number)
-    }
-    finally {
-        $key.Dispose()
-    }
-}
-
 function Get-NtproofCrashDump {
     [CmdletBinding()]
     param()
-    $settings = Get-NtproofCrashControl
-    $files = @()
-    if ([System.IO.File]::Exists($settings.DumpFile)) {
-        $files += New-Object -TypeName System.IO.FileInfo -ArgumentList $settings.DumpFile
+    $places = foreach ($name in 'DumpFile', 'MinidumpDir') {
+        $place = [string] (Get-NtproofRegistryValue -Key $script:CrashControlKey -Name $name)
+        [System.Environment]::ExpandEnvironmentVariables($place)
     }
-    if ([System.IO.Directory]::Exists($settings.MinidumpFolder)) {
-        $folder = New-Object -TypeName System.IO.DirectoryInfo -ArgumentList $settings.MinidumpFolder
+    $files = @()
+    if ([System.IO.File]::Exists($places[0])) {
+        $files += New-Object -TypeName System.IO.FileInfo -ArgumentList $places[0]
+    }
+    if ([System.IO.Directory]::Exists($places[1])) {
+        $folder = New-Object -TypeName System.IO.DirectoryInfo -ArgumentList $places[1]
         $files += $folder.GetFiles('*.dmp')
     }
     foreach ($file in @($files | Sort-Object -Property LastWriteTimeUtc)) {

@@ -259,7 +259,8 @@ namespace Ntproof
         // The lines after a number, waiting for the first of them. Those up to the number are forgotten.
         public Batch[] After(long number, int milliseconds)
         {
-            DateTime end = DateTime.UtcNow.AddMilliseconds(milliseconds);
+            // The clock of a guest whose memory was restored jumps.
+            Stopwatch waited = Stopwatch.StartNew();
             lock (gate)
             {
                 while (lines.Count > 0 && lines.First.Value.Sequence <= number)
@@ -268,12 +269,12 @@ namespace Ntproof
                 }
                 while (lines.Count == 0 && exitCode == null)
                 {
-                    TimeSpan left = end - DateTime.UtcNow;
-                    if (left <= TimeSpan.Zero)
+                    long left = milliseconds - waited.ElapsedMilliseconds;
+                    if (left <= 0)
                     {
                         break;
                     }
-                    Monitor.Wait(gate, left);
+                    Monitor.Wait(gate, (int)left);
                 }
                 return Batches();
             }
@@ -369,12 +370,25 @@ namespace Ntproof
                 }
                 if (Interlocked.Decrement(ref readers) == 0)
                 {
-                    process.WaitForExit();
-                    Add(new Line { Stream = "exit", ExitCode = unchecked((uint)process.ExitCode) });
+                    AddEnd();
                 }
             });
             thread.IsBackground = true;
             thread.Start();
+        }
+
+        // An exception that leaves a thread ends the process that runs it, and with it the whole session.
+        private void AddEnd()
+        {
+            try
+            {
+                process.WaitForExit();
+                Add(new Line { Stream = "exit", ExitCode = unchecked((uint)process.ExitCode) });
+            }
+            catch (InvalidOperationException)
+            {
+                // It was disposed of: nobody asks for its end any more.
+            }
         }
 
         private void Add(Line line)
