@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -33,13 +34,15 @@ def place():
 @pytest.fixture
 def served(place):
     """What came over each socket; the answer is what came, backwards, once the input has ended."""
-    import os
-
     came = {}
-    listeners = []
+    serving = []
 
     def serve(name, listener):
-        connection, _ = listener.accept()
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            # The test ended, and nobody had called.
+            return
         with connection, connection.makefile("rb") as reading:
             came[name] = reading.read()
             connection.sendall(came[name][::-1])
@@ -49,10 +52,14 @@ def served(place):
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(place / name))
         listener.listen()
-        listeners.append(listener)
-        threading.Thread(target=serve, args=(name, listener), daemon=True).start()
+        thread = threading.Thread(target=serve, args=(name, listener), daemon=True)
+        thread.start()
+        serving.append((listener, thread))
     yield came
-    for listener in listeners:
+    for listener, thread in serving:
+        # A plain close would leave the thread in its call, or take the descriptor from under it.
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
         listener.close()
 
 
