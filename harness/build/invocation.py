@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from harness.build.description import DriverSources
 
 _TIMEOUT_S: Final = 300
+_ENVIRONMENT: Final = (
+    *("PATH", "LD_LIBRARY_PATH", "HOME", "USERPROFILE", "LOCALAPPDATA", "SYSTEMROOT"),
+    *("TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME", "ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"),
+)
+"""What programs need to run at all. Anything else stays away from them: LINK, _LINK_, CL and CCC_OVERRIDE_OPTIONS would
+change what they make, and passphrases are none of their business."""
 _ERROR_LINE: Final = re.compile(r"^\S.*?:\d+:\d+: (?:fatal )?error: .*$", re.MULTILINE)
 _UNDEFINED: Final = re.compile(r"undefined symbol: (?P<symbol>.+)\n>>> referenced by (?P<where>\S+:\d+)")
 _PLACE: Final = re.compile(r"^(>>> referenced by )(\S+:\d+)$", re.MULTILINE)
@@ -36,6 +42,7 @@ def run_tool(arguments: Sequence[str], directory: Path, remedy: str) -> tuple[in
         done = subprocess.run(
             arguments,
             cwd=directory,
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
