@@ -302,12 +302,11 @@ def compute_checksum(data: bytes, checksum_offset: int) -> int:
     """Sum of the file's 16-bit words with end-around carry, the checksum field taken as zero, plus the length."""
     blank = bytearray(data)
     blank[checksum_offset : checksum_offset + 4] = bytes(4)
-    blank += bytes(-len(blank) % 4)
-    # The ones' complement sum of 16-bit words is the sum of all 32-bit words folded to 16 bits.
-    total = sum(struct.unpack(f"<{len(blank) // 4}I", blank))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return int(total) + len(data)
+    # Folding 16-bit words with end-around carry is arithmetic modulo 0xFFFF, where only a file of zeros gives zero; one
+    # large number is summed in no more memory than the file has.
+    number = int.from_bytes(blank, "little")
+    total = number % 0xFFFF or (0xFFFF if number else 0)
+    return total + len(data)
 
 
 def with_checksum(data: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import struct
+import tracemalloc
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -338,3 +339,27 @@ def test_dwarf_is_removed_from_a_mutated_image_or_it_is_refused(minimal, edits, 
     except ImageError:
         return
     assert pe.parse(stripped).checksum == pe.parse(stripped).computed_checksum()
+
+
+@given(st.one_of(st.binary(min_size=8, max_size=80), st.integers(8, 80).map(lambda size: b"\xff" * size)))
+def test_the_checksum_is_the_sum_of_words_with_end_around_carry_and_the_length(data):
+    blank = data[:4] + bytes(4) + data[8:] + bytes(len(data) % 2)
+    total = 0
+    for (word,) in struct.iter_unpack("<H", blank):
+        total += word
+        total = (total & 0xFFFF) + (total >> 16)
+
+    assert pe.compute_checksum(data, 4) == total + len(data)
+
+
+def test_the_checksum_of_a_large_file_takes_little_more_memory_than_the_file():
+    size = 1 << 23
+    data = b"\x5a" * size
+    tracemalloc.start()
+    try:
+        pe.compute_checksum(data, 64)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 4 * size
