@@ -30,7 +30,7 @@ class Kit:
         origin: the paths that were added and hold it.
         include: the folders of the headers, in the order in which they are searched.
         libraries: the folders of the kernel-mode import libraries by architecture; the usable ones only.
-        fingerprint: changes with the names and sizes of the files, and not with where they are.
+        fingerprint: changes with the names and content of the files, and not with where they are.
         state: of the files when they were indexed, see `state_of`.
         problems: why it cannot be used, a sentence each with its remedy; empty when it can.
         extracted: the folder in the user's cache that archives were unpacked to, None where all is read in place.
@@ -104,6 +104,8 @@ class Kit:
         """Read what `to_json` gave. Raises InputError naming the file."""
         message = f"{where}: not an index of a kit; delete it and add the kit again with `ntproof wdk add`"
         if not isinstance(document, dict) or set(document) != _KEYS:
+            raise InputError(message)
+        if not VERSION.match(str(document["version"])):
             raise InputError(message)
         try:
             return cls(
