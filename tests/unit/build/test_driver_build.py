@@ -49,6 +49,21 @@ class CountingToolchain(LlvmMingw):
         return super().link(driver, objects, directory)
 
 
+class Meddler(LlvmMingw):
+    """Does something while a source is compiled: before the compiler reads it, and after."""
+
+    def __init__(self, before=lambda: None, after=lambda: None):
+        super().__init__()
+        object.__setattr__(self, "before", before)
+        object.__setattr__(self, "after", after)
+
+    def compile(self, driver, source, target):
+        self.before()
+        read = super().compile(driver, source, target)
+        self.after()
+        return read
+
+
 @pytest.fixture
 def tree(tmp_path) -> Path:
     return copy_of_sources(tmp_path / "tree")
@@ -156,6 +171,63 @@ def test_an_edit_that_is_taken_back_starts_no_compiler(tree, build_root, toolcha
 
     assert (after.image, after.rebuilt) == (before.image, False)
     assert toolchain.compiled == []
+
+
+def once(action):
+    """What does something the first time that it is called."""
+    waiting = [action]
+    return lambda: waiting.pop()() if waiting else None
+
+
+def test_a_source_that_is_saved_while_it_is_compiled_is_not_taken_for_what_it_was(tmp_path):
+    driver = one_file_driver(tmp_path / "src", "return 1;")
+    expected = build_driver(driver, build_root=tmp_path / "expected").sha256
+    saved = once(lambda: edit(driver.root / "entry.c", "return 1;", "return 2;"))
+    identity = tmp_path / "expected" / "signing"
+    shutil.copytree(identity, tmp_path / "build" / "signing")
+
+    build_driver(driver, build_root=tmp_path / "build", toolchain=Meddler(before=saved))
+    edit(driver.root / "entry.c", "return 2;", "return 1;")
+
+    assert build_driver(driver, build_root=tmp_path / "build").sha256 == expected
+
+
+def test_a_header_that_is_saved_behind_the_compiler_does_not_lend_its_name_to_the_object(tmp_path):
+    driver = one_file_driver(tmp_path / "src", "return ANSWER;")
+    header = driver.root / "answer.h"
+    edit(driver.root / "entry.c", "#include <ntddk.h>", '#include <ntddk.h>\n#include "answer.h"')
+    header.write_text("#define ANSWER 1\n")
+    expected = build_driver(driver, build_root=tmp_path / "build")
+    header.write_text("#define ANSWER 2\n")
+
+    saved = once(lambda: header.write_text("#define ANSWER 1\n"))
+    build_driver(driver, build_root=tmp_path / "build", toolchain=Meddler(after=saved))
+    shutil.rmtree(expected.image.parent)
+
+    assert build_driver(driver, build_root=tmp_path / "build").sha256 == expected.sha256
+
+
+def test_a_source_that_never_rests_is_told(tmp_path):
+    driver = one_file_driver(tmp_path / "src", "return 1;")
+    source = driver.root / "entry.c"
+
+    with pytest.raises(BuildError, match=r"driver/entry\.c: it, or a header of it, changed each of 5 times"):
+        build_driver(
+            driver,
+            build_root=tmp_path / "build",
+            toolchain=Meddler(after=lambda: source.write_text(source.read_text() + "\n")),
+        )
+
+
+def test_a_source_from_the_future_is_compiled_and_remembered(tree, build_root, toolchain):
+    edit(tree / "greeting.c", "= Value;", "= Value + 6;")
+    os.utime(tree / "greeting.c", ns=(1 << 62, 1 << 62))
+    build_driver(MINIMAL, source_root=tree, build_root=build_root)
+
+    again = build_driver(MINIMAL, source_root=tree, build_root=build_root, toolchain=toolchain)
+
+    assert toolchain.compiled == []
+    assert not again.rebuilt
 
 
 def test_an_edited_header_recompiles_what_includes_it(tree, build_root, toolchain):
