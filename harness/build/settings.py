@@ -11,14 +11,13 @@ For example::
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from harness.errors import InputError
-from harness.project import FILE
+from harness.project import FILE, ntproof_table
 
 KEYS: Final = ("toolchain", "wdk", "control-flow-guard", "clang", "build-machine")
 """The keys of ``[tool.ntproof]`` that are read here."""
@@ -57,13 +56,7 @@ def read_build_settings(start: Path) -> BuildSettings:
     path = next((place / FILE for place in (folder, *folder.parents) if (place / FILE).is_file()), None)
     if path is None:
         return BuildSettings()
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {error}") from error
-    table = document.get("tool", {}).get("ntproof", {})
-    if not isinstance(table, dict):
-        raise InputError(f"{path}: tool.ntproof: expected a table")
+    table = ntproof_table(path)
     return BuildSettings(
         toolchain=_typed(path, table, "toolchain", str, BuildSettings.toolchain),
         wdk=_typed(path, table, "wdk", str, None),

@@ -42,9 +42,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> ExitCode:
     """Build and report. What is found is the driver's fault."""
     settings = read_build_settings(Path.cwd())
-    if arguments.control_flow_guard:
-        settings = replace(settings, control_flow_guard=True)
     chosen = arguments.toolchain or settings.toolchain
+    if arguments.control_flow_guard:
+        if chosen == MSBUILD:
+            raise ConfigurationError(
+                "--control-flow-guard: the toolchain msbuild takes it from the driver's project; set it there"
+            )
+        settings = replace(settings, control_flow_guard=True)
     report = _build_remotely(arguments, settings) if chosen == MSBUILD else _build(arguments, settings)
     if arguments.json:
         print(json.dumps(report.to_json(), indent=2))

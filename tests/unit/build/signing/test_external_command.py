@@ -182,6 +182,24 @@ def test_a_secret_inside_another_is_hidden_with_it():
     assert told == "x (argument 2) y"
 
 
+def test_a_secret_that_begins_before_what_is_shown_is_hidden_whole(command, unsigned, monkeypatch):
+    monkeypatch.setenv("VAULT_TOKEN", "s." + "4f9c1d" * 20)
+    lines = "import os; print(os.environ['VAULT_TOKEN'] + 'x' * 4000); sys.exit(1)"
+
+    with pytest.raises(SigningFailed) as caught:
+        command(lines).sign(unsigned)
+
+    assert "4f9c1d" not in str(caught.value)
+
+
+def test_the_current_folder_is_no_secret():
+    environment = {"PWD": "/home/team/driver", "OLDPWD": "/home/team", "DB_PWD": "hunter2"}
+
+    told = without_secrets("/home/team/driver/a.key: no; hunter2", ("s",), environment)
+
+    assert told == "/home/team/driver/a.key: no; (value of DB_PWD)"
+
+
 def test_much_output_is_told_by_its_end(command, unsigned):
     with pytest.raises(SigningFailed) as caught:
         command("print('x' * 10_000_000); print('the cause'); sys.exit(1)").sign(unsigned)

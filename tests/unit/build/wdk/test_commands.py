@@ -136,6 +136,10 @@ def test_findings_are_the_drivers_fault(capsys, installed, build_root, monkeypat
         (["--architecture", "arm64"], "llvm-mingw builds for x64 only, not for arm64; use --toolchain wdk"),
         (["--analyse"], "--analyse: the toolchain llvm-mingw cannot do that; add --toolchain wdk"),
         (["--control-flow-guard"], "--control-flow-guard: the toolchain llvm-mingw cannot do that"),
+        (
+            ["--control-flow-guard", "--toolchain", "msbuild"],
+            "--control-flow-guard: the toolchain msbuild takes it from",
+        ),
     ],
 )
 def test_what_cannot_be_built_is_told_with_the_option(capsys, arguments, expected):
@@ -162,6 +166,15 @@ def test_a_wrong_setting_names_its_key(capsys, tmp_path, table, expected):
 
     assert code == ExitCode.USER_ERROR
     assert expected in text
+
+
+def test_what_should_hold_the_settings_and_is_no_table_is_named(capsys, tmp_path):
+    (tmp_path / "pyproject.toml").write_text("tool = 5\n")
+
+    code, text = said(capsys, "build")
+
+    assert code == ExitCode.USER_ERROR
+    assert "pyproject.toml: tool: expected a table" in text
 
 
 def test_pytest_refuses_a_toolchain_that_cannot_be_used(tmp_path):
