@@ -63,6 +63,7 @@ _MAXIMUM_SECTIONS: Final = 96
 _MAXIMUM_DIRECTORIES: Final = 16
 _MAXIMUM_NAME: Final = 4096
 _MAXIMUM_IMPORTS: Final = 16384
+_MAXIMUM_MODULES: Final = 1024
 _MAXIMUM_DEBUG_ENTRIES: Final = 64
 _DEBUG_ENTRY_SIZE: Final = 28
 _ORDINAL_FLAG: Final = 1 << 63
@@ -214,10 +215,14 @@ class Image:
         found: list[Import] = []
         if not rva:
             return found
-        for position in range(rva, rva + max(size, 20), 20):
+        for number, position in enumerate(range(rva, rva + max(size, 20), 20)):
             fields = struct.unpack("<5I", self.read(position, 20, "an import descriptor"))
             if not fields[3]:
                 break
+            # A module of which nothing is imported counts as well: a large file has room for millions.
+            if number == _MAXIMUM_MODULES:
+                message = f"the image imports from more than {_MAXIMUM_MODULES} modules"
+                raise ImageError(message)
             module = self.string(fields[3], "the name of an imported module")
             for name in self._thunk_names(fields[0] or fields[4], module):
                 # Descriptors of a malformed image may share tables, which multiplies the work.

@@ -218,6 +218,25 @@ def test_a_build_directory_in_the_image_is_found():
     assert "minimal.sys differs" in findings[0].message
 
 
+def test_more_modules_than_any_driver_imports_from_are_refused(patient):
+    image = patient.image
+    last = image.sections[-1]
+    # The first descriptor's module, again and again, with import tables that are empty.
+    (module,) = struct.unpack_from("<I", image.read(image.directory(pe.DIRECTORY_IMPORT)[0], 20, ""), 12)
+    empty = last.rva + last.raw_size
+    area = bytes(8) + struct.pack("<5I", empty, 0, 0, module, empty) * 1025
+    header = image.section_table_offset + (len(image.sections) - 1) * 40
+    del patient.data[last.raw_offset + last.raw_size :]
+    patient.data += area
+    for offset in (8, 16):
+        struct.pack_into("<I", patient.data, header + offset, last.raw_size + len(area))
+    struct.pack_into("<II", patient.data, image.directory_offset(pe.DIRECTORY_IMPORT), empty + 8, len(area) - 8)
+    struct.pack_into("<II", patient.data, image.directory_offset(pe.DIRECTORY_SECURITY), 0, 0)
+
+    with pytest.raises(ImageError, match="imports from more than 1024 modules"):
+        pe.parse(bytes(patient.data)).imports()
+
+
 def test_the_export_list_knows_functions_data_and_later_additions():
     assert {"IoCreateDevice", "PsProcessType", "memcpy", "__C_specific_handler"} <= base_exports()
     assert first_build("PsSetCreateProcessNotifyRoutineEx") == 7601
