@@ -14,10 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from harness.build.files import digest_of, sha256_file
 from harness.build.wdk.contents import Contents
-from harness.build.wdk.kit import ARCHITECTURES, HEADER_PARTS, Kit, state_of, version_key
-from harness.errors import ConfigurationError
+from harness.build.wdk.kit import ARCHITECTURES, HEADER_PARTS, Kit, fingerprint_of, state_of, version_key
 
 _VERSION: Final = r"(?P<version>10\.0\.\d{4,6}\.\d+)"
 _HEADER: Final = re.compile(rf"(?:.*/)?include/{_VERSION}/(?P<part>km/crt|km|shared)/(?P<file>.+\.h)\Z", re.IGNORECASE)
@@ -157,23 +155,15 @@ def as_kit(found: Found, origin: Sequence[Path], place: Mapping[File, Path], ext
         folder for part in HEADER_PARTS if part in found.headers for folder in _folders(found.headers[part], place)
     ]
     libraries = {arch: tuple(_folders(found.libraries[arch], place)) for arch in found.architectures}
-    groups = (*sorted(found.headers.items()), *sorted(found.libraries.items()))
-    parts = (
-        part
-        for group, files in groups
-        for name, file in sorted(files.items())
-        for part in (group, name, _digest(place[file]) if file in place else str(file.size))
-    )
     kit = Kit(
         version=found.version,
         origin=tuple(origin),
         include=tuple(include),
         libraries=libraries,
-        fingerprint=digest_of(*parts),
         problems=found.problems(),
         extracted=extracted,
     )
-    return replace(kit, state=state_of(kit.folders))
+    return replace(kit, fingerprint=fingerprint_of(kit.folders), state=state_of(kit.folders))
 
 
 def _folders(files: Mapping[str, File], place: Mapping[File, Path]) -> list[Path]:
@@ -189,13 +179,6 @@ def _versions_beside(names: Iterable[PurePosixPath]) -> dict[str, set[str]]:
         if match := _BESIDE.match(str(name)):
             found[match["root"].lower()].add(match["version"])
     return found
-
-
-def _digest(path: Path) -> str:
-    try:
-        return sha256_file(path)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}; let your user read it") from error
 
 
 def _missing(needed: Iterable[str], files: Mapping[str, File]) -> list[str]:

@@ -298,11 +298,13 @@ def test_what_is_larger_than_any_kit_is_not_unpacked(archives, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_header_that_changed_and_kept_its_size_makes_another_kit(registry, installed, tmp_path):
+@pytest.mark.parametrize("name", ["sal.h", "Inlined.inl"])
+def test_a_header_that_changed_and_kept_its_size_makes_another_kit(registry, installed, tmp_path, name):
     copy = tmp_path / "kit"
     shutil.copytree(installed, copy)
+    (copy / "Include" / NEWER / "shared" / "Inlined.inl").write_text("/* inlined */\n")
     before = {kit.version: kit.fingerprint for kit in registry.add([copy])}
-    header = copy / "Include" / NEWER / "shared" / "sal.h"
+    header = copy / "Include" / NEWER / "shared" / name
     header.write_text(header.read_text().swapcase())
 
     after = {kit.version: kit.fingerprint for kit in registry.add([copy])}
