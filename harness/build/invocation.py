@@ -58,6 +58,20 @@ def run_tool(arguments: Sequence[str], directory: Path, remedy: str) -> tuple[in
     return done.returncode, done.stdout.decode("utf-8", "replace")
 
 
+def prefix_map(folder: Path, name: str) -> str:
+    """The option of clang that writes a name in place of a folder, so that outputs do not depend on where it is.
+
+    Raises:
+        ConfigurationError: clang would take a part of the folder for the whole.
+    """
+    if "=" in str(folder):
+        raise ConfigurationError(
+            f"{folder}: compilers take what is before '=' for the whole path, and what they make would depend on it; "
+            "move the folder to a path without '='"
+        )
+    return f"-ffile-prefix-map={folder}={name}"
+
+
 def compile_message(driver: DriverSources, source: str, output: str, folders: Mapping[Path, str]) -> str:
     """What to tell of a source that does not compile.
 

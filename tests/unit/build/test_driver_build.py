@@ -392,6 +392,13 @@ def test_data_imports_link_and_paths_may_hold_blanks(tmp_path, build_root):
     assert build_driver(driver, build_root=build_root).rebuilt, "the header was recorded"
 
 
+def test_a_path_that_compilers_misread_is_refused(tmp_path):
+    driver = one_file_driver(tmp_path / "a=b", "return 0;")
+
+    with pytest.raises(ConfigurationError, match="a=b: compilers take what is before '=' for the whole path"):
+        build_driver(driver, build_root=tmp_path / "build")
+
+
 def test_missing_sources_are_the_users_mistake(tree, build_root):
     (tree / "greeting.c").unlink()
 
