@@ -121,6 +121,9 @@ def test_findings_are_the_drivers_fault(capsys, installed, build_root, monkeypat
     )
     (tree / "drivers.toml").write_text('[noted]\nsources = ["entry.c"]\n')
 
+    # Where drivers are mostly built from.
+    monkeypatch.chdir(tree)
+
     code, text = said(capsys, "build", tree, "--toolchain", "wdk", "--analyse")
 
     assert code == ExitCode.DRIVER_FAILED
