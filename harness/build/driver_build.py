@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from harness.build.description import DriverSources, find_driver
-from harness.build.files import digest_of, exclusive, sha256_file, write_atomically
+from harness.build.files import digest_of, exclusive, not_writable, sha256_file, write_atomically
 from harness.build.layout import build_directory
 from harness.build.llvm_mingw import LlvmMingw
 from harness.build.prune import mark_used, prune
@@ -126,7 +126,7 @@ def build_driver(
         build_root: the build directory; see `harness.build.layout.build_directory` for the default.
 
     Raises:
-        ConfigurationError: unknown driver, missing sources, toolchain not installed, unwritable build directory.
+        ConfigurationError: unknown driver, missing sources, toolchain not installed, unwritable directory.
         BuildError: the sources do not compile or link.
         SigningFailed: a token, signing command or time stamp authority did not do its work.
     """
@@ -137,11 +137,11 @@ def build_driver(
     build = _Build(sources, toolchain or LlvmMingw(), base, signer or configured_signer(base / "signing"))
     try:
         image, rebuilt = build.run()
-        if out is not None:
-            image = _copy_out(image, out)
     except OSError as error:
         message = f"{error.filename or base}: {error.strerror}; set NTPROOF_BUILD_DIR to a writable directory"
         raise ConfigurationError(message) from error
+    if out is not None:
+        image = _copy_out(image, out)
     facts = json.loads(facts_path(image).read_text(encoding="utf-8"))
     return BuiltDriver(
         name=sources.name,
@@ -387,6 +387,9 @@ def _copy_out(image: Path, out: Path) -> Path:
     for source in image.parent.iterdir():
         target = out / source.name
         content = source.read_bytes()
-        if not target.is_file() or target.read_bytes() != content:
-            write_atomically(target, content)
+        try:
+            if not target.is_file() or target.read_bytes() != content:
+                write_atomically(target, content)
+        except OSError as error:
+            raise not_writable(out, error) from error
     return out / image.name

@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -46,6 +48,11 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def not_writable(out: Path, error: OSError) -> ConfigurationError:
+    """What to tell of a folder for finished files that cannot be written."""
+    return ConfigurationError(f"{out}: the finished files cannot be put there: {error.strerror}; name another folder")
 
 
 @contextlib.contextmanager

@@ -272,9 +272,9 @@ class Image:
             if offset + length > len(self.data):
                 message = f"the CodeView record at offset 0x{offset:X}, 0x{length:X} bytes, lies outside the file"
                 raise ImageError(message)
-            record = self.data[offset : offset + length]
+            record = self.data[offset : offset + min(length, 24 + _MAXIMUM_NAME)]
             if record[:4] == b"RSDS":
-                paths.append(record[24:].split(b"\0")[0].decode("utf-8", "replace"))
+                paths.append(record[24:].partition(b"\0")[0].decode("utf-8", "replace"))
         return paths
 
     def security_cookie_rva(self) -> int | None:
@@ -452,5 +452,6 @@ def _sections(data: bytes, table: int, count: int, strings: bytes) -> tuple[Sect
 def _section_name(raw: bytes, strings: bytes) -> str:
     name = raw.rstrip(b"\0")
     if name[:1] == b"/" and name[1:].isdigit() and int(name[1:]) < len(strings):
-        name = strings[int(name[1:]) :].split(b"\0")[0]
+        start = int(name[1:])
+        name = strings[start : start + _MAXIMUM_NAME].partition(b"\0")[0]
     return name.decode("ascii", "backslashreplace")

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Final
 
-from harness.build.files import digest_of, exclusive, sha256_file, write_atomically
+from harness.build.files import digest_of, exclusive, not_writable, sha256_file, write_atomically
 from harness.build.layout import build_directory
 from harness.build.msbuild.invocation import BATCH, BATCH_PATH, LOG_NAME, Request, command
 from harness.build.msbuild.output import findings
@@ -57,7 +57,8 @@ def build_remotely(
         deadline: seconds for MSBuild.
 
     Raises:
-        ConfigurationError: the driver has no project, the password is unknown, or there is no MSBuild.
+        ConfigurationError: the driver has no project, the password is unknown, there is no MSBuild, or the folder
+            cannot be made.
         BuildError: MSBuild failed, hung, or left no image; the message starts with the place of the first error.
         RemotingError: the machine cannot be reached.
     """
@@ -66,6 +67,11 @@ def build_remotely(
     request = Request(tree, architecture, machine.kit, analyse)
     made = build_directory() / "msbuild" / driver.name / f"{tree.outputs.name}-{architecture}"
     folder = out if out is not None else made
+    try:
+        # Before the build, which may take minutes.
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise not_writable(folder, error) from error
     credentials = machine.credentials()
     with _alone(machine, tree), GuestSession(machine.endpoint, credentials) as session:
         session.connect()
@@ -173,7 +179,6 @@ def _fetch(driver: DriverSources, request: Request, session: GuestSession, folde
         f"{driver.name}.cat": package / f"{driver.name}.cat",
         LOG_NAME: request.outputs / LOG_NAME,
     }
-    folder.mkdir(parents=True, exist_ok=True)
     return {name: _fetch_one(path, folder / name, session) for name, path in wanted.items()}
 
 

@@ -322,6 +322,15 @@ def test_a_password_that_is_not_in_the_environment_names_the_variable(machine):
         machine.credentials({})
 
 
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_built(build, told, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+
+    with pytest.raises(ConfigurationError, match="file: the finished files cannot be put there"):
+        build(out=tmp_path / "file")
+
+    assert told.runs == []
+
+
 def test_builds_at_once_do_not_mix_their_sources(build, told, standin, tmp_path, monkeypatch):
     monkeypatch.setenv("NTPROOF_BUILD_DIR", str(tmp_path / "build"))
     drivers = []

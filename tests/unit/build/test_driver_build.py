@@ -413,6 +413,13 @@ def test_a_build_directory_that_cannot_be_written_is_the_users_mistake(tmp_path)
         build_driver(MINIMAL, build_root=tmp_path / "file" / "build")
 
 
+def test_a_folder_for_the_outputs_that_cannot_be_written_is_named_and_not_the_build_directory(tmp_path, build_root):
+    (tmp_path / "file").write_text("in the way")
+
+    with pytest.raises(ConfigurationError, match=r"file: the finished files cannot be put there: .*; name another"):
+        build_driver(MINIMAL, build_root=build_root, out=tmp_path / "file")
+
+
 def test_threads_that_want_the_same_image_link_it_once(tree, build_root, toolchain):
     edit(tree / "greeting.c", "= Value;", "= Value + 5;")
     barrier = threading.Barrier(4)

@@ -237,6 +237,30 @@ def test_more_modules_than_any_driver_imports_from_are_refused(patient):
         pe.parse(bytes(patient.data)).imports()
 
 
+def test_names_that_lead_into_a_large_empty_area_take_no_memory_of_its_size(patient):
+    image, size = patient.image, 1 << 22
+    end = len(patient.data)
+    patient.data += struct.pack("<I", size) + bytes(size)
+    # The string table lies at the end, and so does what the first section is called and what the PDB is.
+    struct.pack_into("<II", patient.data, image.header_offset + 12, end, 0)
+    patient.data[image.section_table_offset : image.section_table_offset + 8] = b"/4".ljust(8, b"\0")
+    patient.data[end + 4 : end + 8] = b"RSDS"
+    entry = bytes(patient.data).index(image.read(image.directory(pe.DIRECTORY_DEBUG)[0], 28, ""))
+    struct.pack_into("<III", patient.data, entry + 16, size, 0, end + 4)
+    data = bytes(patient.data)
+    tracemalloc.start()
+    try:
+        parsed = pe.parse(data)
+        found = parsed.pdb_references()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert parsed.sections[0].name == "RSDS"
+    assert "" in found
+    assert peak < 3 * size
+
+
 def test_the_export_list_knows_functions_data_and_later_additions():
     assert {"IoCreateDevice", "PsProcessType", "memcpy", "__C_specific_handler"} <= base_exports()
     assert first_build("PsSetCreateProcessNotifyRoutineEx") == 7601
