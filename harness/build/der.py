@@ -12,6 +12,8 @@ BIT_STRING: Final = 0x03
 OCTET_STRING: Final = 0x04
 OBJECT_IDENTIFIER: Final = 0x06
 _NULL: Final = b"\x05\x00"
+_MOST_VALUES: Final = 1 << 14
+"""In one constructed value; certificates and attributes of a signature are a few dozen."""
 _LONGEST_IDENTIFIER: Final = 64
 """Octets of an OBJECT IDENTIFIER; the longest that is used in signatures has a dozen."""
 
@@ -36,6 +38,9 @@ class Value:
             # By position: what is left is as long as the file, and is not copied for each of its values.
             value, position = _read_at(self.content, position)
             found.append(value)
+            if len(found) > _MOST_VALUES:
+                message = f"more than {_MOST_VALUES} values in one, which no signature has"
+                raise DerError(message)
         return found
 
     def expect(self, tag: int, what: str) -> Value:
