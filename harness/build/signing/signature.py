@@ -6,6 +6,7 @@ import struct
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from harness.build import der
@@ -111,13 +112,17 @@ def signature_bytes(image: Image) -> bytes:
 
 
 def strictly(work: Callable[[], T]) -> T:
-    """What some work on a signature gives; whatever a malformed structure leads to becomes a SignatureError."""
+    """What some work on a signature gives; whatever a malformed structure leads to becomes a SignatureError.
+
+    Raises:
+        UnverifiedSignature: cryptography does not know an algorithm.
+    """
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
 
     # Missing members, unknown keys, odd extensions and names, numbers out of range.
     malformed = (
-        *(ValueError, IndexError, StopIteration, OverflowError, TypeError, UnsupportedAlgorithm),
+        *(ValueError, IndexError, StopIteration, OverflowError, TypeError),
         *(x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType),
     )
     try:
@@ -125,6 +130,8 @@ def strictly(work: Callable[[], T]) -> T:
             # cryptography warns of odd certificates; what matters here is whether the signature matches.
             warnings.simplefilter("ignore")
             return work()
+    except UnsupportedAlgorithm as error:
+        raise UnverifiedSignature(f"the signature cannot be verified here: {error}") from error
     except malformed as error:
         raise SignatureError(f"the signature is malformed: {error}") from error
 
@@ -139,11 +146,15 @@ def _verify_all(image: Image, data: bytes) -> SignatureInfo:
     further = []
     for number, encoding in enumerate(nested, 1):
         try:
-            further.append(_verify_one(image, read_signed_data(encoding)[0])[0])
+            further.append(strictly(partial(_verify_nested, image, encoding)))
         except SignatureError as error:
             # The first one holds; what a reader makes of a further one that does not is not documented.
             raise UnverifiedSignature(f"nested signature {number}: {error}") from error
     return SignatureInfo(**{**vars(info), "nested": tuple(further)})
+
+
+def _verify_nested(image: Image, data: bytes) -> SignatureInfo:
+    return _verify_one(image, read_signed_data(data)[0])[0]
 
 
 def _verify_one(image: Image, signed: SignedData) -> tuple[SignatureInfo, list[bytes]]:
@@ -174,7 +185,7 @@ def _verify_one(image: Image, signed: SignedData) -> tuple[SignatureInfo, list[b
 
 def _timestamp(signer: Signer, signed: SignedData) -> Timestamp | None:
     try:
-        return timestamp_of(signer, signed)
+        return strictly(lambda: timestamp_of(signer, signed))
     except SignatureError as error:
         # The signature itself holds.
         raise UnverifiedSignature(str(error)) from error

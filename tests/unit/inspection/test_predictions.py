@@ -143,6 +143,17 @@ def test_of_a_signature_that_cannot_be_verified_here_nothing_is_sure(patient, id
     assert HASH not in [answer for _, _, answer in told(found.predictions, Certainty.WILL)]
 
 
+def test_a_time_stamp_that_cannot_be_read_makes_no_refusal_sure(patient):
+    key = make("Signer", rsa_key(4))
+    signing = SigningKey(key.der, (), rsa_signature(key.key))
+    patient.data = bytearray(sign(bytes(patient.data), signing, lambda _: der.sequence(der.integer(1))))
+    found = inspect(patient.write())
+
+    assert not found.passed
+    assert ("StartService", NO_CATALOG, HASH) in told(found.predictions, Certainty.MAY)
+    assert HASH not in [answer for _, _, answer in told(found.predictions, Certainty.WILL)]
+
+
 def test_names_of_microsoft_are_not_taken_for_microsoft(patient):
     root = make("Microsoft Root Certificate Authority 2010", rsa_key(5), usages=(), authority=True)
     forged = make("Microsoft Windows Hardware Compatibility Publisher", rsa_key(4), issuer=root)
