@@ -60,6 +60,8 @@ def exclusive(path: Path) -> Iterator[None]:
     """Hold a lock file; other processes and threads that want the same one wait until it is released."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
+        # A lock that looks unused for long would be pruned, and then another could be had beside it.
+        os.utime(path)
         if sys.platform == "win32":
             file.seek(0)
             msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)

@@ -15,7 +15,9 @@ import pytest
 
 from harness.build import DriverSources, build_driver, find_driver, pe
 from harness.build.driver_build import facts_path
+from harness.build.files import exclusive
 from harness.build.llvm_mingw import LlvmMingw
+from harness.build.prune import prune
 from harness.errors import BuildError, ConfigurationError
 from tests.fixtures.built_drivers import DESCRIPTION
 
@@ -485,6 +487,17 @@ def test_source_lines_name_the_label_whatever_the_directory(tree, build_root):
     assert b"\0drivers\0" in content, "the label is the description's own directory, not the copy's"
     assert b"minimal.c\0" in content
     assert str(tree).encode() not in content
+
+
+def test_a_lock_that_is_held_is_not_pruned_however_old_its_file_is(tmp_path):
+    lock = tmp_path / "requests" / "minimal.lock"
+    lock.parent.mkdir()
+    lock.touch()
+    os.utime(lock, ns=(1, 1))
+
+    with exclusive(lock):
+        prune(tmp_path)
+        assert lock.exists()
 
 
 def test_what_was_not_used_lately_is_deleted_and_the_rest_kept(tree, tmp_path):
