@@ -68,11 +68,6 @@ class Found:
         return [file for group in groups for file in group.values()]
 
     @property
-    def in_place(self) -> bool:
-        """Whether a compiler can read it where it is."""
-        return all(file.contents.in_place for file in self.files)
-
-    @property
     def architectures(self) -> tuple[str, ...]:
         """For which drivers can be linked: all needed libraries are there, and none is empty."""
         return tuple(arch for arch in ARCHITECTURES if not _missing(_NEEDED_LIBRARIES, self.libraries.get(arch, {})))
