@@ -42,13 +42,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> ExitCode:
     """Build and report. What is found is the driver's fault."""
     settings = read_build_settings(Path.cwd())
-    chosen = arguments.toolchain or settings.toolchain
     if arguments.control_flow_guard:
-        if chosen == MSBUILD:
-            raise ConfigurationError(
-                "--control-flow-guard: the toolchain msbuild takes it from the driver's project; set it there"
-            )
         settings = replace(settings, control_flow_guard=True)
+    chosen = arguments.toolchain or settings.toolchain
     report = _build_remotely(arguments, settings) if chosen == MSBUILD else _build(arguments, settings)
     if arguments.json:
         print(json.dumps(report.to_json(), indent=2))
@@ -64,6 +60,10 @@ def _build_remotely(arguments: argparse.Namespace, settings: BuildSettings) -> B
     from harness.build.msbuild.settings import build_machine
     from harness.build.signing.configured import configured_signer
 
+    if arguments.control_flow_guard:
+        raise ConfigurationError(
+            "--control-flow-guard: the toolchain msbuild takes it from the driver's project; set it there"
+        )
     machine = build_machine(settings.build_machine)
     return build_remotely(
         find_driver(arguments.driver),
