@@ -129,18 +129,19 @@ def _signature(evidence: Evidence) -> Iterator[Prediction]:
                 f"the certificate of {one.subject} is not meant for code signing",
                 "sign with one that has the extended key usage codeSigning (1.3.6.1.5.5.7.3.3)",
             )
-    publisher = next((one for one in evidence.signature.all() if _from_hardware_publisher(one)), None)
-    if publisher is not None:
+    named = next((one for one in evidence.signature.all() if _names_microsoft_root(one)), None)
+    if named is not None:
         yield _start(
             answers.INVALID_IMAGE_HASH,
             "if Microsoft's own root did not issue the chain",
             Certainty.OPEN,
-            f"{publisher.subject} and {publisher.chain[-1].issuer} are names, which anyone can give a certificate",
+            f"{named.chain[-1].issuer} is a name, which anyone can give a certificate",
             "hold the chain against Microsoft's roots on Windows (signtool verify /v /kp)",
         )
+    if any(_from_hardware_publisher(one) for one in evidence.signature.all()):
         return
     name = evidence.signature.subject
-    if any(_names_microsoft_root(one) for one in evidence.signature.all()):
+    if named is not None:
         yield _start(
             answers.INVALID_IMAGE_HASH,
             "test signing off, Secure Boot on, Windows 10 1607 or later",

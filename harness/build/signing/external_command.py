@@ -6,6 +6,7 @@ only after it was verified: the same image, signed with the certificate that was
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -125,6 +126,9 @@ class ExternalCommand:
 
     def _result(self, target: Path) -> bytes:
         try:
+            # Nor a pipe, which would be waited for.
+            if not target.is_file():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             with target.open("rb") as file:
                 data = file.read(_LARGEST_RESULT + 1)
         except OSError as error:

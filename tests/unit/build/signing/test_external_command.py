@@ -67,6 +67,7 @@ def test_a_command_signs_in_place_or_to_another_file(command, unsigned, identity
         ("target.write_bytes(b'')", "left a file that is no driver image"),
         ("target.write_bytes(data[:700])", "left a file that is no driver image"),
         ("target.unlink()", r"ended well but left no driver\.sys"),
+        ("target.unlink(); __import__('os').mkfifo(target)", r"ended well but left no driver\.sys"),
         ("target.write_bytes(signed(sys.argv[1], data[:0x500] + b'!' + data[0x501:]))", "left another image"),
         ("print('not today'); sys.exit(3)", "failed with exit status 3\n    not today"),
         ("target.write_bytes(signed(sys.argv[1] + '-other', data))", "signed as CN=ntproof test signing, whose"),
