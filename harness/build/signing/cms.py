@@ -138,7 +138,12 @@ def _certificate_of(certificates: tuple[bytes, ...], whose: der.Value) -> Certif
     from cryptography import x509
 
     for encoded in certificates:
-        if issuer_and_serial(encoded) == whose.content:
+        try:
+            name = issuer_and_serial(encoded)
+        except (der.DerError, IndexError):
+            # Of another kind than X.509 (RFC 5652 section 10.2.2), or damaged: not the signer's.
+            continue
+        if name == whose.content:
             return x509.load_der_x509_certificate(encoded)
     raise SignatureError("the signature does not hold its signer's certificate")
 
