@@ -170,9 +170,10 @@ class _TimedSocket:
         self._socket.close()
 
     def _limit(self) -> None:
-        if self._end.passed:
+        left = self._end.remaining()
+        if not left:
             raise TimeoutError
-        self._socket.settimeout(self._end.remaining())
+        self._socket.settimeout(left)
 
 
 class _TimedReader(io.RawIOBase):
