@@ -194,11 +194,11 @@ def test_a_secret_that_begins_before_what_is_shown_is_hidden_whole(command, unsi
 
 
 def test_the_current_folder_is_no_secret():
-    environment = {"PWD": "/home/team/driver", "OLDPWD": "/home/team", "DB_PWD": "hunter2"}
+    environment = {"PWD": "/srv/team/driver", "OLDPWD": "/srv/team", "DB_PWD": "hunter2"}
 
-    told = without_secrets("/home/team/driver/a.key: no; hunter2", ("s",), environment)
+    told = without_secrets("/srv/team/driver/a.key: no; hunter2", ("s",), environment)
 
-    assert told == "/home/team/driver/a.key: no; (value of DB_PWD)"
+    assert told == "/srv/team/driver/a.key: no; (value of DB_PWD)"
 
 
 def test_much_output_is_told_by_its_end(command, unsigned):
