@@ -7,6 +7,7 @@
     |- SigningFailed             a token, signing command or time stamp authority did not do its work: infrastructure
     |- ImageError                a file cannot be read as a driver image: not a PE, truncated, another architecture
     `- SignatureError            an image's signature is absent, malformed or does not match the image
+       `- UnverifiedSignature    it has a part that is not verified here, which says nothing of what Windows makes of it
 
 What goes wrong on a machine has a tree of its own in `vm.errors`.
 """
@@ -44,3 +45,7 @@ class ImageError(HarnessError):
 
 class SignatureError(HarnessError):
     """An image is unsigned, or its signature is malformed or does not match it; the message says which."""
+
+
+class UnverifiedSignature(SignatureError):
+    """A signature has a part that cannot be verified here; what Windows makes of it is not known."""

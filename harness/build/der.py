@@ -12,6 +12,10 @@ BIT_STRING: Final = 0x03
 OCTET_STRING: Final = 0x04
 OBJECT_IDENTIFIER: Final = 0x06
 _NULL: Final = b"\x05\x00"
+_MOST_VALUES: Final = 1 << 14
+"""In one constructed value; certificates and attributes of a signature are a few dozen."""
+_LONGEST_IDENTIFIER: Final = 64
+"""Octets of an OBJECT IDENTIFIER; the longest that is used in signatures has a dozen."""
 
 
 class DerError(ValueError):
@@ -29,10 +33,14 @@ class Value:
     def children(self) -> list[Value]:
         """The values inside a constructed one. Raises DerError."""
         found = []
-        rest = self.content
-        while rest:
-            value, rest = read(rest)
+        position = 0
+        while position < len(self.content):
+            # By position: what is left is as long as the file, and is not copied for each of its values.
+            value, position = _read_at(self.content, position)
             found.append(value)
+            if len(found) > _MOST_VALUES:
+                message = f"more than {_MOST_VALUES} values in one, which no signature has"
+                raise DerError(message)
         return found
 
     def expect(self, tag: int, what: str) -> Value:
@@ -45,21 +53,27 @@ class Value:
 
 def read(data: bytes) -> tuple[Value, bytes]:
     """The first value of some bytes, and what follows it. Raises DerError."""
-    if len(data) < 2:
+    value, end = _read_at(data, 0)
+    return value, data[end:]
+
+
+def _read_at(data: bytes, position: int) -> tuple[Value, int]:
+    """The value that begins at a position, and where it ends. Raises DerError."""
+    if len(data) < position + 2:
         message = "truncated value"
         raise DerError(message)
-    length, start = data[1], 2
+    length, start = data[position + 1], position + 2
     if length & 0x80:
         octets = length & 0x7F
-        if not 1 <= octets <= 4 or len(data) < 2 + octets:
+        if not 1 <= octets <= 4 or len(data) < start + octets:
             message = "length of a form that DER does not use here"
             raise DerError(message)
-        length, start = int.from_bytes(data[2 : 2 + octets], "big"), 2 + octets
-    if start + length > len(data):
+        length, start = int.from_bytes(data[start : start + octets], "big"), start + octets
+    end = start + length
+    if end > len(data):
         message = f"a value of {length} bytes has only {len(data) - start}"
         raise DerError(message)
-    end = start + length
-    return Value(data[0], data[start:end], data[:end]), data[end:]
+    return Value(data[position], data[start:end], data[position:end]), end
 
 
 def encode(tag: int, *contents: bytes) -> bytes:
@@ -120,6 +134,9 @@ def dotted(identifier: Value) -> str:
     content = identifier.expect(OBJECT_IDENTIFIER, "OBJECT IDENTIFIER").content
     if not content or content[-1] & 0x80:
         message = "an OBJECT IDENTIFIER that is cut short"
+        raise DerError(message)
+    if len(content) > _LONGEST_IDENTIFIER:
+        message = f"an OBJECT IDENTIFIER of {len(content)} bytes, longer than any"
         raise DerError(message)
     numbers, number = [], 0
     for octet in content:

@@ -130,9 +130,9 @@ def find_driver(name: str) -> DriverSources:
     """
     # The name of a driver holds no colon, but the path of a file on Windows may.
     path, colon, chosen = name.rpartition(":")
-    if not colon or not (path.endswith(".toml") or Path(path).is_dir()):
+    if not colon or not _is_described(path):
         path, chosen = name, ""
-    if path.endswith(".toml") or Path(path).is_dir():
+    if _is_described(path):
         drivers = load_descriptions(Path(path))
         if chosen in drivers:
             return drivers[chosen]
@@ -142,9 +142,16 @@ def find_driver(name: str) -> DriverSources:
         raise ConfigurationError(message)
     drivers = load_descriptions()
     if name not in drivers:
+        if Path(name).is_dir():
+            raise InputError(f"{name}: holds no {DESCRIPTION_FILE}; describe its drivers in one")
         message = f"there is no driver {name!r}; known: {', '.join(sorted(drivers))}; or give a path to a drivers.toml"
         raise ConfigurationError(message)
     return drivers[name]
+
+
+def _is_described(path: str) -> bool:
+    """Whether a path is that of a description; a folder that merely has the name of a bundled driver is none."""
+    return path.endswith(".toml") or (Path(path) / DESCRIPTION_FILE).is_file()
 
 
 def _driver(file: Path, name: str, table: object, root: Path, label: str) -> DriverSources:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from harness.build.description import DriverSources, find_driver
-from harness.build.files import digest_of, exclusive, sha256_file, write_atomically
+from harness.build.files import digest_of, exclusive, not_writable, sha256_file, write_atomically
 from harness.build.layout import build_directory
 from harness.build.llvm_mingw import LlvmMingw
 from harness.build.prune import mark_used, prune
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 _FORMAT: Final = "2"
 _HEADER_SUFFIXES: Final = (".h", ".inc")
+_ATTEMPTS: Final = 5
+"""How often a source is compiled that is saved meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def build_driver(
         build_root: the build directory; see `harness.build.layout.build_directory` for the default.
 
     Raises:
-        ConfigurationError: unknown driver, missing sources, toolchain not installed, unwritable build directory.
+        ConfigurationError: unknown driver, missing sources, toolchain not installed, unwritable directory.
         BuildError: the sources do not compile or link.
         SigningFailed: a token, signing command or time stamp authority did not do its work.
     """
@@ -135,11 +137,11 @@ def build_driver(
     build = _Build(sources, toolchain or LlvmMingw(), base, signer or configured_signer(base / "signing"))
     try:
         image, rebuilt = build.run()
-        if out is not None:
-            image = _copy_out(image, out)
     except OSError as error:
         message = f"{error.filename or base}: {error.strerror}; set NTPROOF_BUILD_DIR to a writable directory"
         raise ConfigurationError(message) from error
+    if out is not None:
+        image = _copy_out(image, out)
     facts = json.loads(facts_path(image).read_text(encoding="utf-8"))
     return BuiltDriver(
         name=sources.name,
@@ -244,7 +246,6 @@ class _Build:
         image = directory / f"{self._sources.name}.sys"
         linked = not _is_intact(image)
         if linked:
-            shutil.rmtree(directory, ignore_errors=True)
             self._link(objects, directory)
             prune(self._base)
         mark_used(directory)
@@ -264,24 +265,38 @@ class _Build:
         write_atomically(self._manifest, json.dumps(manifest).encode())
 
     def _object(self, source: str) -> _Object:
-        own = _Input.of(self._sources.root / source)
-        key = digest_of(self._compile_key, self._sources.label, source, own.sha256)
-        directory = self._base / "objects" / key[:24]
-        for record in directory.glob("*.json"):
-            found = self._recorded_object(own, record)
-            if found is not None:
-                return found
-        directory.mkdir(parents=True, exist_ok=True)
-        started_ns = time.time_ns()
-        with tempfile.TemporaryDirectory(prefix=".compile-", dir=directory) as temporary:
-            compiled = Path(temporary) / f"{Path(source).stem}.obj"
-            headers = tuple(_Input.of(p) for p in self._toolchain.compile(self._sources, source, compiled))
-            names = [[self._portable(header.path), header.sha256] for header in headers]
-            target = directory / f"{digest_of(*(text for pair in names for text in pair))[:24]}.obj"
-            compiled.replace(target)
-        if all(i.modified_ns < started_ns for i in (own, *headers)):
-            write_atomically(target.with_suffix(".json"), json.dumps(names).encode())
-        return _Object(target, _object_key_of(own, target), (own, *headers), compiled=True)
+        before: tuple[_Input, ...] = ()
+        for _ in range(_ATTEMPTS):
+            own = _Input.of(self._sources.root / source)
+            key = digest_of(self._compile_key, self._sources.label, source, own.sha256)
+            directory = self._base / "objects" / key[:24]
+            for record in directory.glob("*.json"):
+                found = self._recorded_object(own, record)
+                if found is not None:
+                    return found
+            directory.mkdir(parents=True, exist_ok=True)
+            started_ns = time.time_ns()
+            with tempfile.TemporaryDirectory(prefix=".compile-", dir=directory) as temporary:
+                compiled = Path(temporary) / f"{Path(source).stem}.obj"
+                headers = self._toolchain.compile(self._sources, source, compiled)
+                inputs = tuple(_Input.of(path) for path in (own.path, *headers))
+                # What is kept must be what was compiled: nothing was saved meanwhile, or it is as it was before.
+                settled = all(i.modified_ns < started_ns for i in inputs) or inputs == before
+                if settled and inputs[0].sha256 == own.sha256:
+                    return self._keep(compiled, inputs, directory)
+            before = inputs
+        raise BuildError(
+            f"{self._sources.label}/{source}: it, or a header of it, changed each of {_ATTEMPTS} times that it was "
+            f"compiled; wait until nothing writes to {self._sources.root}"
+        )
+
+    def _keep(self, compiled: Path, inputs: tuple[_Input, ...], directory: Path) -> _Object:
+        own, *headers = inputs
+        names = [[self._portable(header.path), header.sha256] for header in headers]
+        target = directory / f"{digest_of(*(text for pair in names for text in pair))[:24]}.obj"
+        compiled.replace(target)
+        write_atomically(target.with_suffix(".json"), json.dumps(names).encode())
+        return _Object(target, _object_key_of(own, target), inputs, compiled=True)
 
     def _recorded_object(self, own: _Input, record: Path) -> _Object | None:
         """The object that a record stands for, if the headers are what they were when it was compiled."""
@@ -337,8 +352,11 @@ class _Build:
             temporary.replace(directory)
         except OSError:
             # Another process was first. The key covers everything that decides the content, so its files will do.
-            if not any(_is_intact(image) for image in directory.glob("*.sys")):
-                raise
+            if any(_is_intact(image) for image in directory.glob("*.sys")):
+                return
+            # Or one of the files was deleted.
+            shutil.rmtree(directory)
+            temporary.replace(directory)
 
 
 def _is_intact(image: Path) -> bool:
@@ -369,6 +387,9 @@ def _copy_out(image: Path, out: Path) -> Path:
     for source in image.parent.iterdir():
         target = out / source.name
         content = source.read_bytes()
-        if not target.is_file() or target.read_bytes() != content:
-            write_atomically(target, content)
+        try:
+            if not target.is_file() or target.read_bytes() != content:
+                write_atomically(target, content)
+        except OSError as error:
+            raise not_writable(out, error) from error
     return out / image.name

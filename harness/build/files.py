@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -48,11 +50,18 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         raise
 
 
+def not_writable(out: Path, error: OSError) -> ConfigurationError:
+    """What to tell of a folder for finished files that cannot be written."""
+    return ConfigurationError(f"{out}: the finished files cannot be put there: {error.strerror}; name another folder")
+
+
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Hold a lock file; other processes and threads that want the same one wait until it is released."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
+        # A lock that looks unused for long would be pruned, and then another could be had beside it.
+        os.utime(path)
         if sys.platform == "win32":
             file.seek(0)
             msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)

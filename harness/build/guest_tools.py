@@ -7,7 +7,6 @@ sources give the same bytes wherever they lie.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import tempfile
 import tomllib
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from harness.build.description import DriverSources
-from harness.build.files import digest_of, sha256_file
+from harness.build.files import digest_of, exclusive, sha256_file
 from harness.build.layout import build_directory, driver_source_root
 from harness.build.llvm_mingw import COMPILE_OPTIONS, LlvmMingw
 from harness.build.prune import mark_used, prune
@@ -122,8 +121,11 @@ def build_guest_tools(*, build_root: Path | None = None, source_root: Path | Non
         options = (*toolchain.compile_options(_sources(root, ("x.c",))), *_LINK_OPTIONS)
         key = digest_of(toolchain.identity, *options, *(part for f in files for part in (f.name, sha256_file(f))))
         directory = base / "images" / GUEST_DIRECTORY / key[:24]
-        if not all((directory / f"{program.name}.exe").is_file() for program in programs):
-            _make(programs, toolchain, root, directory)
+        if not _is_made(programs, directory):
+            with exclusive(base / "requests" / f"{GUEST_DIRECTORY}-{key[:24]}.lock"):
+                # Another process may have made them while this one waited.
+                if not _is_made(programs, directory):
+                    _make(programs, toolchain, root, directory)
             prune(base)
         mark_used(directory)
         hashes = {f"{p.name}.exe": sha256_file(directory / f"{p.name}.exe") for p in programs}
@@ -131,6 +133,10 @@ def build_guest_tools(*, build_root: Path | None = None, source_root: Path | Non
         message = f"{error.filename or base}: {error.strerror}; set NTPROOF_BUILD_DIR to a writable directory"
         raise ConfigurationError(message) from error
     return GuestTools(directory / "ntguest.exe", directory / "child.exe", hashes)
+
+
+def _is_made(programs: Sequence[GuestProgram], directory: Path) -> bool:
+    return all((directory / f"{program.name}.exe").is_file() for program in programs)
 
 
 def load_guest_description(
@@ -180,7 +186,7 @@ def _sources(root: Path, sources: tuple[str, ...]) -> DriverSources:
 
 
 def _make(programs: Sequence[GuestProgram], toolchain: _GuestToolchain, root: Path, directory: Path) -> None:
-    """Compile every source once, link every program, and publish the directory by one rename."""
+    """Compile every source once, link every program, and publish each file by a rename."""
     sources = _sources(root, tuple(sorted({source for program in programs for source in program.sources})))
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".guest-", dir=directory.parent) as name:
@@ -203,15 +209,7 @@ def _make(programs: Sequence[GuestProgram], toolchain: _GuestToolchain, root: Pa
             for path in (made.image, made.pdb):
                 if path is not None:
                     path.replace(outputs / path.name)
-        # Another process may have been first; its files are the same.
-        with contextlib.suppress(FileExistsError):
-            _publish(outputs, directory)
-
-
-def _publish(outputs: Path, directory: Path) -> None:
-    outputs.chmod(0o755)
-    if directory.is_dir():
+        # One file after the other: the folder may be there with some of them, and a rename over it would be refused.
+        directory.mkdir(exist_ok=True)
         for path in outputs.iterdir():
             path.replace(directory / path.name)
-    else:
-        outputs.replace(directory)

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from harness.build.description import DriverSources
 
 _TIMEOUT_S: Final = 300
+_ENVIRONMENT: Final = (
+    *("PATH", "LD_LIBRARY_PATH", "HOME", "USERPROFILE", "LOCALAPPDATA", "SYSTEMROOT"),
+    *("TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME", "ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"),
+)
+"""What programs need to run at all. Anything else stays away from them: LINK, _LINK_, CL and CCC_OVERRIDE_OPTIONS would
+change what they make, and passphrases are none of their business."""
 _ERROR_LINE: Final = re.compile(r"^\S.*?:\d+:\d+: (?:fatal )?error: .*$", re.MULTILINE)
 _UNDEFINED: Final = re.compile(r"undefined symbol: (?P<symbol>.+)\n>>> referenced by (?P<where>\S+:\d+)")
 _PLACE: Final = re.compile(r"^(>>> referenced by )(\S+:\d+)$", re.MULTILINE)
@@ -36,6 +42,7 @@ def run_tool(arguments: Sequence[str], directory: Path, remedy: str) -> tuple[in
         done = subprocess.run(
             arguments,
             cwd=directory,
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -49,6 +56,20 @@ def run_tool(arguments: Sequence[str], directory: Path, remedy: str) -> tuple[in
         message = f"{' '.join(arguments[:2])} did not end within {_TIMEOUT_S} s in {directory}"
         raise BuildError(message) from None
     return done.returncode, done.stdout.decode("utf-8", "replace")
+
+
+def prefix_map(folder: Path, name: str) -> str:
+    """The option of clang that writes a name in place of a folder, so that outputs do not depend on where it is.
+
+    Raises:
+        ConfigurationError: clang would take a part of the folder for the whole.
+    """
+    if "=" in str(folder):
+        raise ConfigurationError(
+            f"{folder}: compilers take what is before '=' for the whole path, and what they make would depend on it; "
+            "move the folder to a path without '='"
+        )
+    return f"-ffile-prefix-map={folder}={name}"
 
 
 def compile_message(driver: DriverSources, source: str, output: str, folders: Mapping[Path, str]) -> str:

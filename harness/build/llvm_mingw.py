@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from harness.build.dwarf import without_dwarf
-from harness.build.invocation import compile_message, link_message, parse_dependencies, run_tool
+from harness.build.invocation import compile_message, link_message, parse_dependencies, prefix_map, run_tool
 from harness.build.resources import compile_resource
 from harness.build.toolchain import COMMON_LINK_OPTIONS, LinkOutputs
 from harness.errors import BuildError, ConfigurationError
@@ -134,8 +134,8 @@ class LlvmMingw:
         dependencies = target.with_suffix(".d")
         arguments = [
             *("clang", "-c", *options),
-            f"-ffile-prefix-map={self.directory}=toolchain",
-            f"-ffile-prefix-map={driver.root}={driver.label}",
+            prefix_map(self.directory, "toolchain"),
+            prefix_map(driver.root, driver.label),
             "-ffile-compilation-dir=.",
             "-nostdinc",
             *("-isystem", str(self.directory / "lib" / "include")),

@@ -63,6 +63,7 @@ _MAXIMUM_SECTIONS: Final = 96
 _MAXIMUM_DIRECTORIES: Final = 16
 _MAXIMUM_NAME: Final = 4096
 _MAXIMUM_IMPORTS: Final = 16384
+_MAXIMUM_MODULES: Final = 1024
 _MAXIMUM_DEBUG_ENTRIES: Final = 64
 _DEBUG_ENTRY_SIZE: Final = 28
 _ORDINAL_FLAG: Final = 1 << 63
@@ -214,10 +215,14 @@ class Image:
         found: list[Import] = []
         if not rva:
             return found
-        for position in range(rva, rva + max(size, 20), 20):
+        for number, position in enumerate(range(rva, rva + max(size, 20), 20)):
             fields = struct.unpack("<5I", self.read(position, 20, "an import descriptor"))
             if not fields[3]:
                 break
+            # A module of which nothing is imported counts as well: a large file has room for millions.
+            if number == _MAXIMUM_MODULES:
+                message = f"the image imports from more than {_MAXIMUM_MODULES} modules"
+                raise ImageError(message)
             module = self.string(fields[3], "the name of an imported module")
             for name in self._thunk_names(fields[0] or fields[4], module):
                 # Descriptors of a malformed image may share tables, which multiplies the work.
@@ -267,9 +272,9 @@ class Image:
             if offset + length > len(self.data):
                 message = f"the CodeView record at offset 0x{offset:X}, 0x{length:X} bytes, lies outside the file"
                 raise ImageError(message)
-            record = self.data[offset : offset + length]
+            record = self.data[offset : offset + min(length, 24 + _MAXIMUM_NAME)]
             if record[:4] == b"RSDS":
-                paths.append(record[24:].split(b"\0")[0].decode("utf-8", "replace"))
+                paths.append(record[24:].partition(b"\0")[0].decode("utf-8", "replace"))
         return paths
 
     def security_cookie_rva(self) -> int | None:
@@ -302,12 +307,11 @@ def compute_checksum(data: bytes, checksum_offset: int) -> int:
     """Sum of the file's 16-bit words with end-around carry, the checksum field taken as zero, plus the length."""
     blank = bytearray(data)
     blank[checksum_offset : checksum_offset + 4] = bytes(4)
-    blank += bytes(-len(blank) % 4)
-    # The ones' complement sum of 16-bit words is the sum of all 32-bit words folded to 16 bits.
-    total = sum(struct.unpack(f"<{len(blank) // 4}I", blank))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return int(total) + len(data)
+    # Folding 16-bit words with end-around carry is arithmetic modulo 0xFFFF, where only a file of zeros gives zero; one
+    # large number is summed in no more memory than the file has.
+    number = int.from_bytes(blank, "little")
+    total = number % 0xFFFF or (0xFFFF if number else 0)
+    return total + len(data)
 
 
 def with_checksum(data: bytes) -> bytes:
@@ -448,5 +452,6 @@ def _sections(data: bytes, table: int, count: int, strings: bytes) -> tuple[Sect
 def _section_name(raw: bytes, strings: bytes) -> str:
     name = raw.rstrip(b"\0")
     if name[:1] == b"/" and name[1:].isdigit() and int(name[1:]) < len(strings):
-        name = strings[int(name[1:]) :].split(b"\0")[0]
+        start = int(name[1:])
+        name = strings[start : start + _MAXIMUM_NAME].partition(b"\0")[0]
     return name.decode("ascii", "backslashreplace")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _DIRECTORY_BASE_RELOCATION: Final = 5  # IMAGE_DIRECTORY_ENTRY_BASERELOC, winnt.h
 _RELOCATION_DIR64: Final = 10  # IMAGE_REL_BASED_DIR64, winnt.h
+_LONGEST_CHAIN: Final = 64
+"""Steps from one entry of the debug information to the next; a chain that is longer comes back to where it was."""
 _NAMELESS: Final = ("DW_TAG_typedef", "DW_TAG_const_type", "DW_TAG_volatile_type")
 _DAMAGED: Final = (DWARFError, ELFError, KeyError, IndexError, ValueError, AttributeError, TypeError)
 
@@ -93,19 +95,23 @@ def _suspects(dwarf: DWARFInfo) -> Iterator[tuple[int, str]]:
 
 def _origin(die: Any) -> Any:
     """The declaration that a function's code belongs to."""
-    while "DW_AT_name" not in die.attributes:
+    for _ in range(_LONGEST_CHAIN):
+        if "DW_AT_name" in die.attributes:
+            return die
         link = "DW_AT_abstract_origin" if "DW_AT_abstract_origin" in die.attributes else "DW_AT_specification"
         die = die.get_DIE_from_attribute(link)
-    return die
+    raise ValueError("a function is declared by itself")
 
 
 def _type(die: Any) -> Any:
     """The type of a function's result or of a variable without its other names; None for void."""
-    while "DW_AT_type" in die.attributes:
+    for _ in range(_LONGEST_CHAIN):
+        if "DW_AT_type" not in die.attributes:
+            return None
         die = die.get_DIE_from_attribute("DW_AT_type")
         if die.tag not in _NAMELESS:
             return die
-    return None
+    raise ValueError("a type is another name of itself")
 
 
 def _is_driver_object(argument: Any) -> bool:

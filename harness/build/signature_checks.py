@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from harness.build.findings import Finding, Severity, error
 from harness.build.signing.signature import SignatureInfo, verify_image
-from harness.errors import ImageError, SignatureError
+from harness.errors import ImageError, SignatureError, UnverifiedSignature
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,9 +30,19 @@ def check_signature(image: Image, *, required: bool, now: dt.datetime | None = N
         if not offset and not required:
             return
         info = verify_image(image)
+    except UnverifiedSignature as problem:
+        yield error(_CHECK, str(problem), "verify it on Windows (signtool verify /v), or sign it otherwise")
+        return
     except (SignatureError, ImageError) as problem:
         yield error(_CHECK, str(problem), "sign the image again, after its last change")
         return
+    for one in info.all():
+        if not one.for_code:
+            yield error(
+                _CHECK,
+                f"the certificate of {one.subject} is not meant for code signing",
+                "sign with one that has the extended key usage codeSigning (1.3.6.1.5.5.7.3.3)",
+            )
     if not any(one.page_hashes for one in info.all()):
         yield error(
             _CHECK,

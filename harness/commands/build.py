@@ -66,6 +66,10 @@ def _build_remotely(arguments: argparse.Namespace, settings: BuildSettings) -> B
     from harness.build.msbuild.settings import build_machine
     from harness.build.signing.configured import configured_signer
 
+    if arguments.control_flow_guard:
+        raise ConfigurationError(
+            "--control-flow-guard: the toolchain msbuild takes it from the driver's project; set it there"
+        )
     machine = build_machine(settings.build_machine)
     return build_remotely(
         find_driver(arguments.driver),

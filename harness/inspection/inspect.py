@@ -12,7 +12,7 @@ from harness.build.findings import Finding, Severity
 from harness.build.image_checks import DEFAULT_WINDOWS_BUILD, examine
 from harness.build.signing.signature import SignatureInfo, verify_image
 from harness.build.version_resource import VersionInfo, read_version
-from harness.errors import ImageError, SignatureError
+from harness.errors import ImageError, SignatureError, UnverifiedSignature
 from harness.inspection.predictions import Evidence, Prediction, predict
 
 LARGEST: Final = 1 << 28
@@ -102,8 +102,8 @@ def inspect(path: Path, *, windows_build: int = DEFAULT_WINDOWS_BUILD, require_s
     image = pe.load(path, pe.ALL_64_BIT)
     findings = tuple(examine(image, windows_build=windows_build, require_signature=require_signature))
     imports = _imports(image)
-    signature = _signature(image)
-    evidence = Evidence(image, imports, signature, findings)
+    signature, judged = _signature(image)
+    evidence = Evidence(image, imports, signature, findings, judged)
     return Inspection(
         path=path,
         sha256=hashlib.sha256(image.data).hexdigest(),
@@ -178,8 +178,9 @@ def _version(image: pe.Image) -> VersionInfo | None:
         return None
 
 
-def _signature(image: pe.Image) -> SignatureInfo | str:
+def _signature(image: pe.Image) -> tuple[SignatureInfo | str, bool]:
+    """The signature or why there is none that holds, and whether that could be judged here."""
     try:
-        return verify_image(image)
+        return verify_image(image), True
     except (SignatureError, ImageError) as error:
-        return str(error)
+        return str(error), not isinstance(error, UnverifiedSignature)

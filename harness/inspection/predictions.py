@@ -2,8 +2,9 @@
 
 Each prediction says where the answer comes, under which condition, how sure it is, and what it rests on. What depends
 on the machine alone is said to be open. Sources: Microsoft Learn, "/INTEGRITYCHECK", "Driver Signing Policy",
-"PsSetCreateProcessNotifyRoutineEx", "The TESTSIGNING Boot Configuration Option", "Bug Check 0xC4", "Implement memory
-integrity compatible code" and "App Control for Business: policy rules".
+"PsSetCreateProcessNotifyRoutineEx", "Installing a Test-Signed Catalog File for a Non-PnP Driver", "The TESTSIGNING Boot
+Configuration Option", "Bug Check 0xC4", "Implement memory integrity compatible code" and "App Control for Business:
+policy rules".
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ START: Final = "StartService"
 _EX_REGISTRATIONS: Final = ("PsSetCreateProcessNotifyRoutineEx", "PsSetCreateProcessNotifyRoutineEx2")
 _MICROSOFT_ROOTS: Final = ("CN=Microsoft Root", "CN=Microsoft Code Verification Root")
 _HARDWARE_PUBLISHERS: Final = ("CN=Microsoft Windows Hardware Compatibility Publisher", "CN=Microsoft Windows,")
+_NO_CATALOG: Final = "without an installed catalog that is signed for it"
+"""A driver has a signature of its own, or a signed catalog in the driver database lists it ("Installing a Test-Signed
+Catalog File for a Non-PnP Driver")."""
 _MEMORY_INTEGRITY: Final = ("writable-code", "section-alignment", "import-table", "executable-pool")
 
 
@@ -67,12 +71,14 @@ class Evidence:
         imports: what it imports; empty where its import table cannot be read.
         signature: its verified signature, or why there is none.
         findings: what the checks found.
+        judged: whether all of the signature could be verified here.
     """
 
     image: pe.Image
     imports: tuple[pe.Import, ...]
     signature: SignatureInfo | str
     findings: Sequence[Finding]
+    judged: bool = True
 
 
 def predict(evidence: Evidence) -> list[Prediction]:
@@ -108,12 +114,34 @@ def _format(evidence: Evidence) -> Iterator[Prediction]:
 
 def _signature(evidence: Evidence) -> Iterator[Prediction]:
     if isinstance(evidence.signature, str):
-        yield _start(answers.INVALID_IMAGE_HASH, "always", Certainty.WILL, evidence.signature)
+        if evidence.judged:
+            yield _start(answers.INVALID_IMAGE_HASH, _NO_CATALOG, Certainty.WILL, evidence.signature)
+        else:
+            because = f"{evidence.signature}, so it is not known whether Windows takes the signature"
+            yield _start(answers.INVALID_IMAGE_HASH, _NO_CATALOG, Certainty.MAY, because)
         return
+    for one in evidence.signature.all():
+        if not one.for_code:
+            yield _start(
+                answers.INVALID_IMAGE_HASH,
+                _NO_CATALOG,
+                Certainty.MAY,
+                f"the certificate of {one.subject} is not meant for code signing",
+                "sign with one that has the extended key usage codeSigning (1.3.6.1.5.5.7.3.3)",
+            )
+    named = next((one for one in evidence.signature.all() if _names_microsoft_root(one)), None)
+    if named is not None:
+        yield _start(
+            answers.INVALID_IMAGE_HASH,
+            "if Microsoft's own root did not issue the chain",
+            Certainty.OPEN,
+            f"{named.chain[-1].issuer} is a name, which anyone can give a certificate",
+            "hold the chain against Microsoft's roots on Windows (signtool verify /v /kp)",
+        )
     if any(_from_hardware_publisher(one) for one in evidence.signature.all()):
         return
     name = evidence.signature.subject
-    if any(_names_microsoft_root(one) for one in evidence.signature.all()):
+    if named is not None:
         yield _start(
             answers.INVALID_IMAGE_HASH,
             "test signing off, Secure Boot on, Windows 10 1607 or later",

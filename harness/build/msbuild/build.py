@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Final
 
-from harness.build.files import sha256_file, write_atomically
+from harness.build.files import digest_of, exclusive, not_writable, sha256_file, write_atomically
 from harness.build.layout import build_directory
 from harness.build.msbuild.invocation import BATCH, BATCH_PATH, LOG_NAME, Request, command
 from harness.build.msbuild.output import findings
-from harness.build.msbuild.sources import remote_tree
+from harness.build.msbuild.sources import RemoteTree, remote_tree
 from harness.build.report import BuildReport, image_findings
 from harness.build.source_findings import Level, SourceFinding
-from harness.errors import BuildError, ImageError
+from harness.errors import BuildError, ConfigurationError, ImageError
 from vm.errors import Win32Error
 from vm.windows.remoting.errors import CommandTimedOut
 from vm.windows.remoting.guest import Guest
@@ -56,7 +57,8 @@ def build_remotely(
         deadline: seconds for MSBuild.
 
     Raises:
-        ConfigurationError: the driver has no project, the password is unknown, or there is no MSBuild.
+        ConfigurationError: the driver has no project, the password is unknown, there is no MSBuild, or the folder
+            cannot be made.
         BuildError: MSBuild failed, hung, or left no image; the message starts with the place of the first error.
         RemotingError: the machine cannot be reached.
     """
@@ -65,7 +67,13 @@ def build_remotely(
     request = Request(tree, architecture, machine.kit, analyse)
     made = build_directory() / "msbuild" / driver.name / f"{tree.outputs.name}-{architecture}"
     folder = out if out is not None else made
-    with GuestSession(machine.endpoint, machine.credentials()) as session:
+    try:
+        # Before the build, which may take minutes.
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise not_writable(folder, error) from error
+    credentials = machine.credentials()
+    with _alone(machine, tree), GuestSession(machine.endpoint, credentials) as session:
         session.connect()
         found = _run(driver, machine, request, session, deadline)
         fetched = _fetch(driver, request, session, folder)
@@ -93,6 +101,20 @@ def build_remotely(
     )
     write_atomically(folder / "report.json", (json.dumps(report.to_json(), indent=2) + "\n").encode())
     return report
+
+
+@contextmanager
+def _alone(machine: BuildMachine, tree: RemoteTree) -> Iterator[None]:
+    """Until it ends nobody else here builds in the same folder there, which holds sources and a response file."""
+    folder = build_directory() / "requests"
+    name = digest_of(machine.host, str(machine.port), str(tree.folder))[:24]
+    with ExitStack() as held:
+        try:
+            held.enter_context(exclusive(folder / f"msbuild-{name}.lock"))
+        except OSError as error:
+            remedy = "set NTPROOF_BUILD_DIR to a writable directory"
+            raise ConfigurationError(f"{error.filename or folder}: {error.strerror}; {remedy}") from error
+        yield
 
 
 def _run(
@@ -157,7 +179,6 @@ def _fetch(driver: DriverSources, request: Request, session: GuestSession, folde
         f"{driver.name}.cat": package / f"{driver.name}.cat",
         LOG_NAME: request.outputs / LOG_NAME,
     }
-    folder.mkdir(parents=True, exist_ok=True)
     return {name: _fetch_one(path, folder / name, session) for name, path in wanted.items()}
 
 

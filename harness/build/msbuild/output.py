@@ -12,13 +12,18 @@ from harness.build.msbuild.sources import RemoteTree
 from harness.build.source_findings import Level, SourceFinding
 
 _DIAGNOSTIC: Final = re.compile(
-    r"^\s*(?:\d+>)?(?P<origin>(?:[A-Za-z]:)?[^:()]*?)\s*"
-    r"(?:\((?P<line>\d+)(?:,(?P<column>\d+))?(?:[,-]\d+)*\))?\s*:\s*"
-    r"(?:(?!error|warning)[\w ]+? )?(?P<level>error|warning)\s*(?P<code>[A-Za-z]{0,8}\d{1,6})?\s*:\s*"
-    r"(?P<text>.*?)(?:\s*\[[^\[\]]+\.\w*proj\])?$",
+    r"(?:\d+>)?(?P<origin>(?:[A-Za-z]:)?[^:()]*+)"
+    r"(?:\((?P<line>\d+)(?:,(?P<column>\d+))?(?:[,-]\d+)*\)\s*+)?:\s*+"
+    r"(?:(?!error|warning)[\w ]+? )?(?P<level>error|warning)\s*+(?P<code>[A-Za-z]{0,8}\d{1,6})?\s*+:\s*+"
+    r"(?P<text>.*)",
     re.IGNORECASE,
 )
-"""MSBuild and Visual Studio format of diagnostic messages: origin(line,column): subcategory category code: text."""
+"""MSBuild and Visual Studio format of diagnostic messages: origin(line,column): subcategory category code: text.
+
+Possessive where blanks may follow blanks: a compiler shows source lines too, and one of blanks alone took minutes.
+"""
+_PROJECT: Final = re.compile(r"\[[^\[\]]+\.\w*proj\]", re.IGNORECASE)
+"""What MSBuild adds to each message: the project that it came up in."""
 _INF_VERIFIER: Final = re.compile(
     r"^(?P<level>ERROR|WARNING)\((?P<code>\d+)\) in (?P<origin>.+?), line (?P<line>\d+): (?P<text>.*)$"
 )
@@ -35,20 +40,26 @@ def findings(lines: Iterable[str], tree: RemoteTree, label: str) -> list[SourceF
     """
     found: dict[SourceFinding, None] = {}
     for line in lines:
-        match = _INF_VERIFIER.match(line) or _DIAGNOSTIC.match(line.rstrip())
+        match = _INF_VERIFIER.match(line) or _DIAGNOSTIC.fullmatch(line.strip())
         if match is None:
             continue
         parts = match.groupdict()
+        origin = parts["origin"].strip()
         finding = SourceFinding(
-            path=_path(parts["origin"], tree, label),
+            path=_path(origin, tree, label),
             line=int(parts["line"] or 0),
             column=int(parts.get("column") or 0),
             level=Level(parts["level"].lower()).value,
-            check=_check(parts["code"] or "msbuild", parts["origin"]),
-            message=parts["text"],
+            check=_check(parts["code"] or "msbuild", origin),
+            message=_without_project(parts["text"]),
         )
         found[finding] = None
     return list(found)
+
+
+def _without_project(text: str) -> str:
+    start = text.rfind("[")
+    return text[:start].rstrip() if start >= 0 and _PROJECT.fullmatch(text, start) else text
 
 
 def _check(code: str, origin: str) -> str:
@@ -58,12 +69,12 @@ def _check(code: str, origin: str) -> str:
 def _path(origin: str, tree: RemoteTree, label: str) -> str:
     """A file of the tree below its label, with slashes; what is no file of it stays as it is."""
     if "\\" not in origin and "." not in origin:
-        return origin.strip()
-    absolute = PureWindowsPath(ntpath.normpath(tree.project.parent / origin.strip()))
+        return origin
+    absolute = PureWindowsPath(ntpath.normpath(tree.project.parent / origin))
     if absolute.suffix.lower() == ".inf" and absolute.is_relative_to(tree.outputs):
         # The stamped copy has the lines of the INF that it was made of.
         absolute = tree.project.parent / absolute.name
     try:
         return f"{label}/{absolute.relative_to(tree.folder).as_posix()}"
     except ValueError:
-        return origin.strip()
+        return origin

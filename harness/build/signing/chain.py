@@ -79,7 +79,7 @@ def chain_of(leaf: Certificate, carried: Iterable[bytes]) -> tuple[CertificateFa
             warnings.simplefilter("ignore")
             try:
                 known.append(x509.load_der_x509_certificate(encoded))
-            except ValueError:
+            except (ValueError, x509.InvalidVersion):
                 # A certificate that cannot be read links nothing; the signer's own was read before.
                 continue
     chain = [leaf]
@@ -103,7 +103,7 @@ def _issued(issuer: Certificate, issued: Certificate) -> bool:
         # Only roots from before X.509 version 3 have none.
         if issuer.subject != issuer.issuer:
             return False
-    except (ValueError, x509.DuplicateExtension):
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         return False
     try:
         issued.verify_directly_issued_by(issuer)

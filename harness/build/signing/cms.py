@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from harness.build import der
 from harness.build.signing import identifiers
-from harness.errors import SignatureError
+from harness.errors import SignatureError, UnverifiedSignature
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,6 +101,7 @@ def verify_signer(signed: SignedData, info: der.Value, content: bytes, content_t
 
     Raises:
         SignatureError: the certificate is absent, or something does not match; the message says which.
+        UnverifiedSignature: an algorithm is not known here.
         DerError, IndexError: it is no SignerInfo.
     """
     parts = info.expect(der.SEQUENCE, "SignerInfo").children()
@@ -137,7 +138,12 @@ def _certificate_of(certificates: tuple[bytes, ...], whose: der.Value) -> Certif
     from cryptography import x509
 
     for encoded in certificates:
-        if issuer_and_serial(encoded) == whose.content:
+        try:
+            name = issuer_and_serial(encoded)
+        except (der.DerError, IndexError):
+            # Of another kind than X.509 (RFC 5652 section 10.2.2), or damaged: not the signer's.
+            continue
+        if name == whose.content:
             return x509.load_der_x509_certificate(encoded)
     raise SignatureError("the signature does not hold its signer's certificate")
 
@@ -148,7 +154,7 @@ def _verify(certificate: Certificate, algorithm: der.Value, signature: bytes, da
     from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
     if algorithm.children()[0].encoding == der.object_identifier(identifiers.RSASSA_PSS):
-        raise SignatureError("the signature is made with RSASSA-PSS, which is not verified here")
+        raise UnverifiedSignature("the signature is made with RSASSA-PSS, which is not verified here")
     algorithms: dict[str, hashes.HashAlgorithm] = {
         "sha1": hashes.SHA1(),  # noqa: S303 - signatures from before 2016 are read, none is made
         "sha256": hashes.SHA256(),
@@ -163,6 +169,6 @@ def _verify(certificate: Certificate, algorithm: der.Value, signature: bytes, da
         elif isinstance(key, ec.EllipticCurvePublicKey):
             key.verify(signature, data, ec.ECDSA(chosen))
         else:
-            raise SignatureError("the signer's key is neither RSA nor on an elliptic curve")
+            raise UnverifiedSignature("the signer's key is neither RSA nor on an elliptic curve")
     except InvalidSignature:
         raise SignatureError("the signature does not match the signer's certificate") from None

@@ -6,6 +6,7 @@ only after it was verified: the same image, signed with the certificate that was
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -35,11 +36,15 @@ OUTPUT: Final = "{output}"
 TIMESTAMP: Final = "{timestamp}"
 PLACEHOLDERS: Final = (FILE, INPUT, OUTPUT, TIMESTAMP)
 _LINES_SHOWN: Final = 12
-_BYTES_SHOWN: Final = 4096
+_CHARACTERS_SHOWN: Final = 4096
+_BYTES_READ: Final = 1 << 20
+"""Of the end of the output: much more than is shown, so that no secret is cut before it can be recognised."""
 _LARGEST_RESULT: Final = 1 << 28
 _SHORTEST_HIDDEN: Final = 4
 _SHORTEST_ARGUMENT: Final = 8
 _SECRET_NAME: Final = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|PIN(?![A-Z])|CREDENTIAL", re.IGNORECASE)
+_FOLDERS: Final = ("PWD", "OLDPWD")
+"""Variables of the shell's that are named like passwords."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,9 @@ class ExternalCommand:
 
     def _result(self, target: Path) -> bytes:
         try:
+            # Nor a pipe, which would be waited for.
+            if not target.is_file():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             with target.open("rb") as file:
                 data = file.read(_LARGEST_RESULT + 1)
         except OSError as error:
@@ -168,9 +176,9 @@ class ExternalCommand:
         """The end of what the command wrote, without what may be secret."""
         with log.open("rb") as file:
             file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - _BYTES_SHOWN))
+            file.seek(max(0, file.tell() - _BYTES_READ))
             text = file.read().decode("utf-8", "replace")
-        shown = without_secrets(text, self.command, os.environ)
+        shown = without_secrets(text, self.command, os.environ)[-_CHARACTERS_SHOWN:]
         lines = [line for line in shown.splitlines() if line.strip()][-_LINES_SHOWN:]
         return "".join(f"\n    {line}" for line in lines)
 
@@ -180,7 +188,7 @@ def without_secrets(text: str, command: Sequence[str], environment: Mapping[str,
     hidden = {
         value: f"(value of {name})"
         for name, value in environment.items()
-        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_HIDDEN
+        if _SECRET_NAME.search(name) and name not in _FOLDERS and len(value) >= _SHORTEST_HIDDEN
     }
     for number, argument in enumerate(command):
         if number and len(argument) >= _SHORTEST_ARGUMENT and argument not in PLACEHOLDERS:

@@ -93,6 +93,10 @@ class HardwareToken:
         pin = self.pin.read()
         try:
             session = token.open(user_pin=pin.reveal())
+        except UnicodeEncodeError:
+            raise ConfigurationError(
+                f"{self.pin.option}: the PIN of {self.pin.where} is not UTF-8; correct it"
+            ) from None
         except (exceptions.PinIncorrect, exceptions.PinInvalid, exceptions.PinLenRange):
             raise ConfigurationError(
                 f"{self.pin.option}: the token {self.token!r} refuses the PIN of {self.pin.where}; correct it before "

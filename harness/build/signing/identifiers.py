@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from harness.build import der
+from harness.errors import UnverifiedSignature
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +37,10 @@ RSA_ENCRYPTION: Final = "1.2.840.113549.1.1.1"
 RSASSA_PSS: Final = "1.2.840.113549.1.1.10"
 SHA256: Final = "2.16.840.1.101.3.4.2.1"
 
+CODE_SIGNING_USAGE: Final = "1.3.6.1.5.5.7.3.3"
+"""id-kp-codeSigning (RFC 5280 section 4.2.1.12)."""
+ANY_USAGE: Final = "2.5.29.37.0"
+"""anyExtendedKeyUsage (RFC 5280 section 4.2.1.12)."""
 WHQL_USAGE: Final = "1.3.6.1.4.1.311.10.3.5"
 """szOID_WHQL_CRYPTO (wincrypt.h): Windows Hardware Driver Verification."""
 
@@ -50,9 +55,14 @@ DIGEST_NAMES: Final[Mapping[bytes, str]] = {der.object_identifier(dotted): name 
 
 
 def digest_name(algorithm: der.Value) -> str:
-    """The `hashlib` name of the digest in an AlgorithmIdentifier. Raises DerError for one that is not known."""
+    """The `hashlib` name of the digest in an AlgorithmIdentifier.
+
+    Raises:
+        DerError: it is no AlgorithmIdentifier.
+        UnverifiedSignature: it is a digest that is not known here.
+    """
     identifier = algorithm.expect(der.SEQUENCE, "AlgorithmIdentifier").children()[0]
     name = DIGEST_NAMES.get(identifier.encoding)
     if name is None:
-        raise der.DerError(f"the digest algorithm {der.dotted(identifier)} is not known here")
+        raise UnverifiedSignature(f"the digest algorithm {der.dotted(identifier)} is not known here")
     return name

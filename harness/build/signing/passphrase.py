@@ -45,8 +45,16 @@ class Passphrase:
         """The passphrase.
 
         Raises:
-            ConfigurationError: it is not there, or the keyring package is not installed.
+            ConfigurationError: it is not there, empty, or the keyring package is not installed.
         """
+        found = self._found()
+        if not found.reveal():
+            raise ConfigurationError(
+                f"{self.option}: what {self.where} gives is empty; set it, or leave the option out where none is needed"
+            )
+        return found
+
+    def _found(self) -> Secret:
         kind, _, rest = self.where.partition(":")
         if kind == "fd":
             return self._from_descriptor(int(rest))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from harness.build import der
 from harness.build.files import digest_of
@@ -13,6 +15,9 @@ from harness.build.signing.passphrase import Passphrase
 from harness.build.signing.signer import SigningKey
 from harness.build.signing.usable import require_code_signing, rsa_signature, usable_key
 from harness.errors import ConfigurationError
+
+_INDEFINITE: Final = b"\x30\x80"
+"""How a PFX in BER may begin (RFC 7292 section 3 allows it): a SEQUENCE that does not say how long it is."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +45,19 @@ class Pkcs12File:
 
         place = self.file.place
         data = self.file.read()
-        try:
-            der.read(data)[0].expect(der.SEQUENCE, "PFX")
-        except der.DerError as error:
-            raise ConfigurationError(f"{place}: not a PKCS#12 file, or cut short: {error}") from error
+        if not data.startswith(_INDEFINITE):
+            try:
+                der.read(data)[0].expect(der.SEQUENCE, "PFX")
+            except der.DerError as error:
+                raise ConfigurationError(f"{place}: not a PKCS#12 file, or cut short: {error}") from error
         password = (
             None if self.passphrase is None else self.passphrase.read().reveal().encode("utf-8", "surrogateescape")
         )
         try:
-            key, certificate, issuers = pkcs12.load_key_and_certificates(data, password)
+            with warnings.catch_warnings():
+                # cryptography warns of what is no DER, and of odd certificates.
+                warnings.simplefilter("ignore")
+                key, certificate, issuers = pkcs12.load_key_and_certificates(data, password)
         except UnsupportedAlgorithm as error:
             raise ConfigurationError(
                 f"{place}: encrypted with an algorithm that OpenSSL has retired; export it again with AES"

@@ -15,7 +15,7 @@ from harness.project import ProjectTable
 from vm.errors import MachineConfigurationError
 from vm.windows import strict
 
-_NOT_EMPTY: Final = r"(?s).+"
+_NOT_EMPTY: Final = r"[^\0]+"
 _PATH_HINT: Final = "a path, relative to the file that holds it"
 
 
@@ -161,6 +161,8 @@ def _check_command(settings: CommandSettings, source: str) -> None:
     if not command or command[0] in PLACEHOLDERS:
         raise InputError(f"{place}: names no program; begin with it")
     for argument in command:
+        if "\0" in argument:
+            raise InputError(f"{place}: an argument holds the character 0, which no program can be given; remove it")
         inside = next((name for name in PLACEHOLDERS if name in argument and name != argument), None)
         if inside is not None:
             raise InputError(f"{place}: {inside} is part of a longer argument; make it an argument of its own")

@@ -6,16 +6,17 @@ import struct
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from harness.build import der
 from harness.build.pe import Image, load
 from harness.build.signing import identifiers
-from harness.build.signing.chain import CertificateFacts, chain_of, usages_of
-from harness.build.signing.cms import SignedData, read_signed_data, verify_signer
+from harness.build.signing.chain import CertificateFacts, chain_of
+from harness.build.signing.cms import SignedData, Signer, read_signed_data, verify_signer
 from harness.build.signing.digests import image_digest, page_hashes
 from harness.build.signing.timestamp_token import Timestamp, timestamp_of
-from harness.errors import SignatureError
+from harness.errors import SignatureError, UnverifiedSignature
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,8 +26,6 @@ WIN_CERTIFICATE_HEADER: Final = struct.Struct("<IHH")
 TYPE_PKCS_SIGNED_DATA: Final = 0x0002
 PAGE_HASH_CLASS: Final = bytes.fromhex("A6B586D5B4A12466AE05A217DA8E60D6")
 """The class of an SpcSerializedObject that holds page hashes."""
-_CODE_SIGNING: Final = "1.3.6.1.5.5.7.3.3"
-"""id-kp-codeSigning (RFC 5280 section 4.2.1.12)."""
 _PAGE_HASHES: Final = {
     der.object_identifier(identifiers.SPC_PAGE_HASHES_V1): "sha1",
     der.object_identifier(identifiers.SPC_PAGE_HASHES_V2): "sha256",
@@ -60,6 +59,12 @@ class SignatureInfo:
     timestamp: Timestamp | None
     nested: tuple[SignatureInfo, ...]
 
+    @property
+    def for_code(self) -> bool:
+        """Whether the signer's certificate may be used for code: a certificate that names no usage is for every one."""
+        usages = self.chain[0].usages
+        return not usages or not {identifiers.CODE_SIGNING_USAGE, identifiers.ANY_USAGE}.isdisjoint(usages)
+
     def all(self) -> tuple[SignatureInfo, ...]:
         """This signature and the nested ones."""
         return (self, *self.nested)
@@ -68,12 +73,15 @@ class SignatureInfo:
 def verify(path: Path) -> SignatureInfo:
     """Verify the signature of an image file: page hashes, digest, and the signer's signature over both.
 
-    Whether anyone trusts the certificate is not judged: test certificates are trusted by whoever installs them.
+    Whether anyone trusts the certificate is not judged, nor what it may be used for: test certificates are trusted by
+    whoever installs them.
 
     Raises:
         ImageError: not an x64 image.
         SignatureError: unsigned, malformed, changed since it was signed, or signed with another key; the message
             says which, and names the first changed page.
+        UnverifiedSignature: the rest holds, and something cannot be verified here: an algorithm, a time stamp, a nested
+            signature.
     """
     return verify_image(load(path))
 
@@ -104,13 +112,17 @@ def signature_bytes(image: Image) -> bytes:
 
 
 def strictly(work: Callable[[], T]) -> T:
-    """What some work on a signature gives; whatever a malformed structure leads to becomes a SignatureError."""
+    """What some work on a signature gives; whatever a malformed structure leads to becomes a SignatureError.
+
+    Raises:
+        UnverifiedSignature: cryptography does not know an algorithm.
+    """
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
 
     # Missing members, unknown keys, odd extensions and names, numbers out of range.
     malformed = (
-        *(ValueError, IndexError, StopIteration, OverflowError, TypeError, UnsupportedAlgorithm),
+        *(ValueError, IndexError, StopIteration, OverflowError, TypeError),
         *(x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType),
     )
     try:
@@ -118,6 +130,8 @@ def strictly(work: Callable[[], T]) -> T:
             # cryptography warns of odd certificates; what matters here is whether the signature matches.
             warnings.simplefilter("ignore")
             return work()
+    except UnsupportedAlgorithm as error:
+        raise UnverifiedSignature(f"the signature cannot be verified here: {error}") from error
     except malformed as error:
         raise SignatureError(f"the signature is malformed: {error}") from error
 
@@ -132,10 +146,15 @@ def _verify_all(image: Image, data: bytes) -> SignatureInfo:
     further = []
     for number, encoding in enumerate(nested, 1):
         try:
-            further.append(_verify_one(image, read_signed_data(encoding)[0])[0])
+            further.append(strictly(partial(_verify_nested, image, encoding)))
         except SignatureError as error:
-            raise SignatureError(f"nested signature {number}: {error}") from None
+            # The first one holds; what a reader makes of a further one that does not is not documented.
+            raise UnverifiedSignature(f"nested signature {number}: {error}") from error
     return SignatureInfo(**{**vars(info), "nested": tuple(further)})
+
+
+def _verify_nested(image: Image, data: bytes) -> SignatureInfo:
+    return _verify_one(image, read_signed_data(data)[0])[0]
 
 
 def _verify_one(image: Image, signed: SignedData) -> tuple[SignatureInfo, list[bytes]]:
@@ -145,8 +164,6 @@ def _verify_one(image: Image, signed: SignedData) -> tuple[SignatureInfo, list[b
     indirect = signed.content.expect(der.SEQUENCE, "SpcIndirectDataContent")
     # The digest covers the content of the SEQUENCE without its tag and length (PKCS#7 section 9.3).
     signer = verify_signer(signed, signed.signers[0], indirect.content, signed.content_type)
-    if _CODE_SIGNING not in usages_of(signer.certificate):
-        raise SignatureError("the signer's certificate is not meant for code signing")
     pages = _verify_pages(image, indirect)
     algorithm, digest = indirect.children()[1].children()
     name = identifiers.digest_name(algorithm)
@@ -160,10 +177,18 @@ def _verify_one(image: Image, signed: SignedData) -> tuple[SignatureInfo, list[b
         digest_algorithm=name,
         page_hashes=pages,
         chain=chain,
-        timestamp=timestamp_of(signer, signed),
+        timestamp=_timestamp(signer, signed),
         nested=(),
     )
     return info, [value.encoding for value in signer.unsigned_values(identifiers.NESTED_SIGNATURE)]
+
+
+def _timestamp(signer: Signer, signed: SignedData) -> Timestamp | None:
+    try:
+        return strictly(lambda: timestamp_of(signer, signed))
+    except SignatureError as error:
+        # The signature itself holds.
+        raise UnverifiedSignature(str(error)) from error
 
 
 def _verify_pages(image: Image, indirect: der.Value) -> int:
@@ -178,7 +203,7 @@ def _verify_pages(image: Image, indirect: der.Value) -> int:
     attribute = der.read(serialized.content)[0].children()[0]
     kind, values = attribute.children()[:2]
     if kind.encoding not in _PAGE_HASHES:
-        raise SignatureError("the page hashes are neither SHA-1 nor SHA-256")
+        raise UnverifiedSignature("the page hashes are neither SHA-1 nor SHA-256")
     actual = page_hashes(image, _PAGE_HASHES[kind.encoding])
     entry = struct.Struct(f"<I{len(actual[0][1])}s")
     entries = values.children()[0].expect(der.OCTET_STRING, "page hashes").content

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import io
 import secrets
+import socket
 import ssl
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import IO, Any, Final
 from urllib.parse import urlsplit
 
 from harness.build import der
@@ -17,13 +20,12 @@ from harness.build.signing.files import NamedFile
 from harness.build.signing.signature import strictly
 from harness.build.signing.timestamp_token import verify_token
 from harness.build.signing.usable import read_certificates
-from harness.errors import SignatureError, SigningFailed
+from harness.errors import ConfigurationError, SignatureError, SigningFailed
 from vm.windows.remoting.deadline import Deadline
 
 URL_PATTERN: Final = r"https?://[^\s/?#@]+(?:[/?][^\s#]*)?"
 URL_HINT: Final = "an address that begins with http:// or https://, without a password"
 _LARGEST_ANSWER: Final = 1 << 18
-_CHUNK: Final = 1 << 14
 _BOOLEAN_TRUE: Final = b"\x01\x01\xff"
 _GRANTED: Final = (0, 1)
 """granted, grantedWithMods (RFC 3161 section 2.4.2)."""
@@ -51,7 +53,8 @@ class TimestampAuthority:
         option: the option that names it, for messages.
     """
 
-    url: str
+    # A query may hold what only the user and the server are to know.
+    url: str = field(repr=False)
     deadline: int
     roots: NamedFile | None
     option: str
@@ -63,14 +66,14 @@ class TimestampAuthority:
 
     @property
     def _place(self) -> str:
-        return f"{self.option}: {self.url}"
+        return f"{self.option}: {self.url.partition('?')[0]}"
 
     def stamp(self, signature: bytes) -> bytes:
         """The token over a signature's bytes, verified.
 
         Raises:
             SigningFailed: the server does not answer, refuses, or answers something else.
-            ConfigurationError: the file of roots cannot be read.
+            ConfigurationError: the file of roots cannot be read, or the address is none.
         """
         roots = self._roots()
         nonce = secrets.randbits(63)
@@ -85,6 +88,11 @@ class TimestampAuthority:
         if stamped.nonce != nonce:
             raise SigningFailed(
                 f"{self._place}: answered another request than the one that was made; try another server"
+            )
+        if not stamped.chain[0].valid_at(stamped.time):
+            raise SigningFailed(
+                f"{self._place}: its certificate, {stamped.authority}, is not valid at the time that it names, "
+                f"{stamped.time:%Y-%m-%d %H:%M} UTC; try another server"
             )
         known = {hashlib.sha256(root).hexdigest() for root in roots}
         if self.roots is not None and not known & {one.sha256 for one in stamped.chain}:
@@ -102,25 +110,18 @@ class TimestampAuthority:
         return tuple(one.public_bytes(Encoding.DER) for one in read_certificates(self.roots.read(), self.roots.place))
 
     def _post(self, body: bytes) -> bytes:
-        address = urlsplit(self.url)
-        deadline = Deadline(self.deadline)
-        host = address.hostname or ""
-        if address.scheme == "https":
-            context = ssl.create_default_context()
-            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                host, address.port, timeout=self.deadline, context=context
-            )
-        else:
-            connection = http.client.HTTPConnection(host, address.port, timeout=self.deadline)
-        path = (address.path or "/") + (f"?{address.query}" if address.query else "")
+        end = Deadline(self.deadline)
+        connection, path = self._connection()
         try:
+            connection.connect()
+            connection.sock = _TimedSocket(connection.sock, end)
             connection.request("POST", path, body, {"Content-Type": "application/timestamp-query"})
             # Closing the connection alone leaves the socket to a response that was not read to its end.
             with connection.getresponse() as response:
                 if response.status != http.client.OK:
-                    told = f"answered {response.status} {response.reason}"
+                    told = f"answered {response.status} {http.client.responses.get(response.status, '')}".rstrip()
                     raise SigningFailed(f"{self._place}: {told}; correct the address")
-                return self._read(connection, response, deadline)
+                data = response.read(_LARGEST_ANSWER + 1)
         except (OSError, http.client.HTTPException) as error:
             told = "did not answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
             raise SigningFailed(
@@ -128,19 +129,69 @@ class TimestampAuthority:
             ) from error
         finally:
             connection.close()
-
-    def _read(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse, end: Deadline) -> bytes:
-        data = b""
-        while part := response.read1(_CHUNK):
-            data += part
-            if len(data) > _LARGEST_ANSWER:
-                raise SigningFailed(f"{self._place}: answered more than any time stamp is; correct the address")
-            # Each read has its own time limit; together they must not last longer than the whole may.
-            if end.passed:
-                raise TimeoutError
-            if connection.sock is not None:
-                connection.sock.settimeout(end.remaining())
+        if len(data) > _LARGEST_ANSWER:
+            raise SigningFailed(f"{self._place}: answered more than any time stamp is; correct the address")
         return data
+
+    def _connection(self) -> tuple[http.client.HTTPConnection, str]:
+        """The server, not yet connected to, and what to ask of it."""
+        try:
+            address = urlsplit(self.url)
+            host = (address.hostname or "").encode("idna").decode("ascii")
+            path = (address.path or "/") + (f"?{address.query}" if address.query else "")
+            path.encode("ascii")
+            if address.scheme == "https":
+                context = ssl.create_default_context()
+                return http.client.HTTPSConnection(host, address.port, timeout=self.deadline, context=context), path
+            return http.client.HTTPConnection(host, address.port, timeout=self.deadline), path
+        except (ValueError, http.client.InvalidURL) as error:
+            raise ConfigurationError(f"{self._place}: not an address that can be asked; correct it") from error
+
+
+class _TimedSocket:
+    """A connected socket, as http.client uses one, of which no operation outlasts the deadline of the whole.
+
+    A time limit of the socket's own is for each read; a server that sends an octet now and then would never meet it.
+    """
+
+    def __init__(self, connected: socket.socket, end: Deadline) -> None:
+        self._socket = connected
+        self._end = end
+
+    def sendall(self, data: bytes) -> None:
+        self._limit()
+        self._socket.sendall(data)
+
+    def makefile(self, mode: str) -> IO[bytes]:
+        assert mode == "rb"
+        return io.BufferedReader(_TimedReader(self._socket.makefile("rb", buffering=0), self._limit))
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _limit(self) -> None:
+        left = self._end.remaining()
+        if not left:
+            raise TimeoutError
+        self._socket.settimeout(left)
+
+
+class _TimedReader(io.RawIOBase):
+    def __init__(self, raw: socket.SocketIO, limit: Callable[[], None]) -> None:
+        super().__init__()
+        self._raw = raw
+        self._limit = limit
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._limit()
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 def _request(signature: bytes, nonce: int) -> bytes:
@@ -169,4 +220,6 @@ def _reason(details: list[der.Value]) -> str:
         elif value.tag == der.BIT_STRING:
             bits = "".join(f"{octet:08b}" for octet in value.content[1:])
             told += [meaning for bit, meaning in _FAILURES.items() if bits[bit : bit + 1] == "1"]
-    return f": {'; '.join(told)}" if told else ""
+    text = "; ".join(told)
+    # What a server says may reach a terminal.
+    return f": {''.join(one if one.isprintable() else '?' for one in text)}" if told else ""

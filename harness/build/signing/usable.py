@@ -38,7 +38,7 @@ def read_certificates(data: bytes, place: str) -> list[Certificate]:
             if b"-----BEGIN CERTIFICATE-----" in data:
                 return x509.load_pem_x509_certificates(data)
             return [x509.load_der_x509_certificate(data)]
-        except ValueError as error:
+        except (ValueError, x509.InvalidVersion) as error:
             raise ConfigurationError(f"{place}: holds no certificate that can be read; give PEM or DER") from error
 
 
@@ -49,6 +49,7 @@ def require_code_signing(certificate: Certificate, place: str, now: dt.datetime 
         ConfigurationError: it is for something else, expired, not yet valid, or its key is none that is used here.
     """
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import rsa
 
     name = certificate.subject.rfc4514_string() or "without a name"
@@ -73,8 +74,12 @@ def require_code_signing(certificate: Certificate, place: str, now: dt.datetime 
             f"{place}: the certificate {name} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} "
             "UTC; wait until then, or look at this computer's clock"
         )
-    key = certificate.public_key()
-    if not isinstance(key, rsa.RSAPublicKey) or key.key_size < SMALLEST_KEY:
+    try:
+        key = certificate.public_key()
+        suitable = isinstance(key, rsa.RSAPublicKey) and key.key_size >= SMALLEST_KEY
+    except (ValueError, UnsupportedAlgorithm):
+        suitable = False
+    if not suitable:
         raise ConfigurationError(
             f"{place}: the key of the certificate {name} is no RSA key of {SMALLEST_KEY} bits or more, which is what "
             "drivers are signed with; use another certificate"

@@ -90,7 +90,12 @@ def _definitions(preprocessed: str) -> tuple[Mapping[str, Path], set[Path]]:
     current = Path()
     for line in preprocessed.splitlines():
         if (marker := _LINE_MARKER.match(line)) is not None:
-            current = Path(marker["path"].replace("\\\\", "\\")).resolve()
+            name = marker["path"].replace("\\\\", "\\")
+            if name.startswith("<"):
+                # The compiler itself or its command line: no file, whatever folder this runs in.
+                current = Path(name)
+                continue
+            current = Path(name).resolve()
             read.add(current)
         elif (define := _DEFINE.match(line)) is not None:
             defined[define["name"]] = current

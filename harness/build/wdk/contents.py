@@ -111,19 +111,24 @@ class Package:
     @cached_property
     def sizes(self) -> Mapping[PurePosixPath, int]:
         """See `Contents.sizes`."""
+        return {name: entry.file_size for name, entry in self._entries.items()}
+
+    @cached_property
+    def _entries(self) -> dict[PurePosixPath, zipfile.ZipInfo]:
+        # Several entries may come to one name; what is read is then the one whose size was told.
         with self._open() as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
             if len(entries) > _MOST_FILES:
                 raise InputError(f"{self.path}: {len(entries)} files are more than any kit has")
-            return {checked_name(self.path, entry.filename): entry.file_size for entry in entries}
+            return {checked_name(self.path, entry.filename): entry for entry in entries}
 
     def read(self, names: Iterable[PurePosixPath]) -> Iterator[tuple[PurePosixPath, bytes]]:
         """See `Contents.read`."""
         with self._open() as archive:
-            entries = {_unescaped(entry.filename): entry for entry in archive.infolist()}
             for name in names:
-                _require_sane(self.path, name, self.sizes[name])
-                yield name, archive.read(entries[str(name)])
+                entry = self._entries[name]
+                _require_sane(self.path, name, entry.file_size)
+                yield name, archive.read(entry)
 
     @contextmanager
     def _open(self) -> Iterator[zipfile.ZipFile]:
@@ -171,6 +176,7 @@ class Disc:
 
     def _walk(self, reader: UdfReader) -> Iterator[tuple[PurePosixPath, Entry]]:
         waiting = [(PurePosixPath(), reader.root)]
+        seen = {reader.root.extents}
         count = 0
         while waiting:
             folder, entry = waiting.pop()
@@ -180,28 +186,28 @@ class Disc:
                 if count > _MOST_FILES or len(name.parts) > _DEEPEST:
                     raise InputError(f"{self.path}: more files, or deeper folders, than any kit has; at {name}")
                 if child.is_folder:
+                    if child.extents and child.extents in seen:
+                        raise InputError(
+                            f"{self.path}: the folder {name} is another one's as well; do not use this file"
+                        )
+                    seen.add(child.extents)
                     waiting.append((name, child))
                 else:
                     yield name, child
 
 
 def checked_name(archive: Path, name: str) -> PurePosixPath:
-    """A name inside an archive, relative to it.
+    """A name inside an archive, relative to it. NuGet stores names as URI references (Open Packaging Conventions).
 
     Raises:
-        InputError: it leads out of the archive.
+        InputError: it leads out of the archive, or no file can have it.
     """
-    path = PurePosixPath(_unescaped(name))
-    if path.is_absolute() or ".." in path.parts or "\\" in str(path) or ":" in str(path) or "\0" in name:
-        raise InputError(f"{archive}: the name {name!r} leads out of the archive; do not use this file")
-    return path
-
-
-def _unescaped(name: str) -> str:
-    """NuGet stores names as URI references (Open Packaging Conventions): a blank is %20."""
     from urllib.parse import unquote
 
-    return unquote(name)
+    path = PurePosixPath(unquote(name))
+    if path.is_absolute() or ".." in path.parts or any(character in str(path) for character in "\\:\0"):
+        raise InputError(f"{archive}: the name {name!r} leads out of the archive; do not use this file")
+    return path
 
 
 def _require_sane(archive: Path, name: PurePosixPath, size: int) -> None:

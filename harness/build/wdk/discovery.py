@@ -14,9 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from harness.build.files import digest_of
 from harness.build.wdk.contents import Contents
-from harness.build.wdk.kit import ARCHITECTURES, HEADER_PARTS, Kit, state_of, version_key
+from harness.build.wdk.kit import ARCHITECTURES, HEADER_PARTS, Kit, fingerprint_of, state_of, version_key
 
 _VERSION: Final = r"(?P<version>10\.0\.\d{4,6}\.\d+)"
 _HEADER: Final = re.compile(rf"(?:.*/)?include/{_VERSION}/(?P<part>km/crt|km|shared)/(?P<file>.+\.h)\Z", re.IGNORECASE)
@@ -67,11 +66,6 @@ class Found:
         """All of it."""
         groups = (*self.headers.values(), *self.libraries.values())
         return [file for group in groups for file in group.values()]
-
-    @property
-    def in_place(self) -> bool:
-        """Whether a compiler can read it where it is."""
-        return all(file.contents.in_place for file in self.files)
 
     @property
     def architectures(self) -> tuple[str, ...]:
@@ -148,23 +142,23 @@ def as_kit(found: Found, origin: Sequence[Path], place: Mapping[File, Path], ext
         origin: the paths that the user named.
         place: where each file lies, for a compiler to read; files of a broken kit in an archive lie nowhere.
         extracted: the folder that archives were unpacked to.
+
+    Raises:
+        ConfigurationError: a file cannot be read.
     """
     include = [
         folder for part in HEADER_PARTS if part in found.headers for folder in _folders(found.headers[part], place)
     ]
     libraries = {arch: tuple(_folders(found.libraries[arch], place)) for arch in found.architectures}
-    groups = (*sorted(found.headers.items()), *sorted(found.libraries.items()))
-    parts = (f"{group}/{name} {file.size}" for group, files in groups for name, file in sorted(files.items()))
     kit = Kit(
         version=found.version,
         origin=tuple(origin),
         include=tuple(include),
         libraries=libraries,
-        fingerprint=digest_of(*parts),
         problems=found.problems(),
         extracted=extracted,
     )
-    return replace(kit, state=state_of(kit.folders))
+    return replace(kit, fingerprint=fingerprint_of(kit.folders), state=state_of(kit.folders))
 
 
 def _folders(files: Mapping[str, File], place: Mapping[File, Path]) -> list[Path]:

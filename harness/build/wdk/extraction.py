@@ -7,18 +7,28 @@ import tempfile
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Final
 
 from harness.build.wdk.discovery import File
-from harness.errors import ConfigurationError
+from harness.errors import ConfigurationError, InputError
+
+_LARGEST: Final = 1 << 32
+"""Bytes of all headers and libraries; those of the public kits have a few hundred megabytes."""
 
 
 def extract(files: Sequence[File], target: Path) -> dict[File, Path]:
     """Unpack files into a folder that appears whole or not at all; one that was there is replaced.
 
     Raises:
-        InputError: an archive is damaged.
+        InputError: an archive is damaged, or holds more than any kit has.
         ConfigurationError: the folder cannot be written.
     """
+    size = sum(file.size for file in files)
+    if size > _LARGEST:
+        where = ", ".join(dict.fromkeys(str(file.contents.path) for file in files))
+        raise InputError(
+            f"{where}: {size / 1e9:.1f} GB of headers and libraries are more than any kit has; do not use it"
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=target.parent) as temporary:

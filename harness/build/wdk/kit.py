@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from harness.build.files import digest_of
+from harness.build.files import digest_of, sha256_file
 from harness.errors import ConfigurationError, InputError
 
 ARCHITECTURES: Final = ("x64", "arm64")
@@ -18,6 +18,7 @@ ARCHITECTURES: Final = ("x64", "arm64")
 HEADER_PARTS: Final = ("km", "km/crt", "shared")
 """The folders below Include/VERSION that a kernel driver's compiler searches, in this order."""
 VERSION: Final = re.compile(r"10\.0\.\d{4,6}(\.\d+)?\Z")
+_COMPILED: Final = (".h", ".inl", ".inc", ".lib")
 _KEYS: Final = {"version", "origin", "include", "libraries", "fingerprint", "state", "problems", "extracted"}
 
 
@@ -30,7 +31,7 @@ class Kit:
         origin: the paths that were added and hold it.
         include: the folders of the headers, in the order in which they are searched.
         libraries: the folders of the kernel-mode import libraries by architecture; the usable ones only.
-        fingerprint: changes with the names and sizes of the files, and not with where they are.
+        fingerprint: of the files' names and content, see `fingerprint_of`; it does not change with where they are.
         state: of the files when they were indexed, see `state_of`.
         problems: why it cannot be used, a sentence each with its remedy; empty when it can.
         extracted: the folder in the user's cache that archives were unpacked to, None where all is read in place.
@@ -40,7 +41,7 @@ class Kit:
     origin: tuple[Path, ...]
     include: tuple[Path, ...]
     libraries: Mapping[str, tuple[Path, ...]]
-    fingerprint: str
+    fingerprint: str = ""
     state: str = ""
     problems: tuple[str, ...] = ()
     extracted: Path | None = None
@@ -105,6 +106,8 @@ class Kit:
         message = f"{where}: not an index of a kit; delete it and add the kit again with `ntproof wdk add`"
         if not isinstance(document, dict) or set(document) != _KEYS:
             raise InputError(message)
+        if not VERSION.match(str(document["version"])):
+            raise InputError(message)
         try:
             return cls(
                 version=str(document["version"]),
@@ -131,6 +134,27 @@ def state_of(folders: Iterable[Path]) -> str:
                     status = path.stat()
                     found.add(f"{path} {status.st_size} {status.st_mtime_ns}")
     return digest_of(*sorted(found))
+
+
+def fingerprint_of(folders: Iterable[Path]) -> str:
+    """A digest of names and content of the headers and libraries in and below some folders, in their order.
+
+    Raises:
+        ConfigurationError: one cannot be read.
+    """
+    parts = []
+    for number, folder in enumerate(folders):
+        for path in sorted(folder.rglob("*")):
+            if path.suffix.lower() in _COMPILED and path.is_file():
+                parts += [str(number), path.relative_to(folder).as_posix(), _content(path)]
+    return digest_of(*parts)
+
+
+def _content(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}; let your user read it") from error
 
 
 def version_key(version: str) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from harness.build.dwarf import without_dwarf
-from harness.build.invocation import compile_message, link_message, parse_dependencies, run_tool
+from harness.build.invocation import compile_message, link_message, parse_dependencies, prefix_map, run_tool
 from harness.build.llvm_mingw import PLATFORM_DEFINES
 from harness.build.resources import compile_resource
 from harness.build.toolchain import COMMON_LINK_OPTIONS, LinkOutputs
@@ -181,8 +181,8 @@ class Wdk:
         ]
         return [
             *("clang", "--driver-mode=cl", *options),
-            *(f"/clang:-ffile-prefix-map={folder}={name}" for folder, name in self.folders.items()),
-            f"/clang:-ffile-prefix-map={driver.root}={driver.label}",
+            *(f"/clang:{prefix_map(folder, name)}" for folder, name in self.folders.items()),
+            f"/clang:{prefix_map(driver.root, driver.label)}",
             "/clang:-ffile-compilation-dir=.",
             *("-nobuiltininc", "-imsvc", str(self.programs.headers)),
             *("-Xclang", "-ivfsoverlay", "-Xclang", str(self.overlay)),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from harness.build.layout import driver_source_root  # noqa: E402
 from harness.build.llvm_mingw import LlvmMingw  # noqa: E402
 from harness.build.msbuild import BuildMachine, build_remotely  # noqa: E402
 from harness.build.msbuild.settings import PASSWORD_VARIABLE, build_machine  # noqa: E402
+from harness.build.msbuild.sources import remote_tree  # noqa: E402
 from harness.build.signing.generated import ensure_identity  # noqa: E402
 from harness.build.signing.signature import verify  # noqa: E402
 from harness.build.signing.signer import KeySigner  # noqa: E402
@@ -316,6 +320,46 @@ def test_a_build_machine_that_is_described_wrongly_names_the_key(table, said):
 def test_a_password_that_is_not_in_the_environment_names_the_variable(machine):
     with pytest.raises(ConfigurationError, match=PASSWORD_VARIABLE):
         machine.credentials({})
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_built(build, told, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+
+    with pytest.raises(ConfigurationError, match="file: the finished files cannot be put there"):
+        build(out=tmp_path / "file")
+
+    assert told.runs == []
+
+
+def test_builds_at_once_do_not_mix_their_sources(build, told, standin, tmp_path, monkeypatch):
+    monkeypatch.setenv("NTPROOF_BUILD_DIR", str(tmp_path / "build"))
+    drivers = []
+    for name in ("one", "two"):
+        shutil.copytree(driver_source_root(), tmp_path / name)
+        rules = tmp_path / name / "procnotify" / "rules.c"
+        rules.write_text(f"{rules.read_text()}/* {name} */\n")
+        drivers.append(find_driver("procnotify").at(tmp_path / name))
+    both, built = threading.Barrier(2), {}
+    msbuild = standin.windows.programs[MSBUILD.lower()]
+
+    def slow(arguments, lines):
+        # Time for the other one to send its sources, if it does not wait.
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(3)
+        folder = arguments[0][1:].rpartition("\\")[0]
+        status = yield from msbuild(arguments, lines)
+        built[told.runs[-1][5]] = standin.windows.files.read(f"{folder}\\procnotify\\rules.c")
+        return status
+
+    standin.windows.programs[MSBUILD.lower()] = slow
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(build, driver, out=tmp_path / f"out-{driver.root.name}") for driver in drivers]:
+            done.result()
+
+    for driver in drivers:
+        outputs = remote_tree(driver).outputs / "x64"
+        content = (driver.root / "procnotify" / "rules.c").read_bytes()
+        assert built[f'/property:OutDir="{outputs}\\\\"'] == content
 
 
 def test_the_command_builds_where_the_project_says(told, standin, tmp_path, monkeypatch, capsys):

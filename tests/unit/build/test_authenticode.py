@@ -10,11 +10,15 @@ import pytest
 from cryptography import x509
 
 from harness.build import pe
+from harness.build.signing import authenticode
 from harness.build.signing.digests import image_digest, page_hashes
 from harness.build.signing.generated import GeneratedIdentity, ensure_identity
 from harness.build.signing.signature import verify, verify_image
+from harness.build.signing.signer import SigningKey
+from harness.build.signing.usable import rsa_signature
 from harness.errors import ConfigurationError, SignatureError
 from tests.fixtures.built_drivers import signed as sign
+from tests.fixtures.signing_keys import make, rsa_key
 
 
 def test_a_signature_verifies_and_names_its_signer(minimal, identity):
@@ -66,6 +70,22 @@ def test_a_byte_outside_every_page_is_refused(minimal):
 
     with pytest.raises(SignatureError, match="digest does not match"):
         verify_image(pe.parse(bytes(data)))
+
+
+@pytest.mark.parametrize(
+    "carried",
+    [
+        b"\x30\x00",
+        b"\xa1\x03\x02\x01\x05",
+        make("Old", rsa_key(4)).der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020107"), 1),
+    ],
+    ids=["empty", "of another kind", "of another version"],
+)
+def test_a_certificate_that_cannot_be_read_and_signed_nothing_does_no_harm(minimal, carried):
+    owner = make("Team", rsa_key(5))
+    data = authenticode.sign(minimal.image.read_bytes(), SigningKey(owner.der, (carried,), rsa_signature(owner.key)))
+
+    assert [one.subject for one in verify_image(pe.parse(data)).chain] == ["CN=Team"]
 
 
 def test_the_checksum_is_not_covered(minimal):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from hypothesis import given
@@ -48,3 +50,19 @@ def test_any_bytes_are_read_or_refused(data):
 def test_truncated_and_indefinite_values_are_refused(data):
     with pytest.raises(der.DerError):
         der.read(bytes.fromhex(data))[0].children()
+
+
+def test_many_values_are_read_without_copying_what_is_left_for_each():
+    started = time.process_time()
+
+    values = der.Value(der.SEQUENCE, b"\x05\x00" * (1 << 14), b"").children()
+    with pytest.raises(der.DerError, match="more than 16384 values in one"):
+        der.Value(der.SEQUENCE, b"\x05\x00" * (1 << 23), b"").children()
+
+    assert len(values) == 1 << 14
+    assert time.process_time() - started < 8, "a tenth of a second here; with copies a minute"
+
+
+def test_an_object_identifier_longer_than_any_is_refused_before_it_is_computed():
+    with pytest.raises(der.DerError, match="of 65 bytes, longer than any"):
+        der.dotted(der.Value(der.OBJECT_IDENTIFIER, b"\xff" * 64 + b"\x01", b""))

@@ -92,6 +92,20 @@ def test_one_of_several_drivers_must_be_chosen(described):
         find_driver(f"{path}:three")
 
 
+def test_a_folder_of_the_same_name_hides_no_bundled_driver_unless_it_describes_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "procnotify").mkdir()
+    (tmp_path / "empty").mkdir()
+
+    assert find_driver("procnotify").root == driver_source_root()
+    with pytest.raises(InputError, match=r"empty: holds no drivers\.toml"):
+        find_driver("empty")
+
+    (tmp_path / "procnotify" / "a.c").write_text("")
+    (tmp_path / "procnotify" / "drivers.toml").write_text('[mine]\nsources = ["a.c"]\n')
+    assert find_driver("procnotify").name == "mine"
+
+
 def test_an_unknown_driver_is_answered_with_the_known_ones():
     with pytest.raises(ConfigurationError, match=r"known: .*procnotify"):
         find_driver("procnotfy")

@@ -15,7 +15,9 @@ import pytest
 
 from harness.build import DriverSources, build_driver, find_driver, pe
 from harness.build.driver_build import facts_path
+from harness.build.files import exclusive
 from harness.build.llvm_mingw import LlvmMingw
+from harness.build.prune import prune
 from harness.errors import BuildError, ConfigurationError
 from tests.fixtures.built_drivers import DESCRIPTION
 
@@ -47,6 +49,21 @@ class CountingToolchain(LlvmMingw):
     def link(self, driver, objects, directory):
         self.linked.append(driver.name)
         return super().link(driver, objects, directory)
+
+
+class Meddler(LlvmMingw):
+    """Does something while a source is compiled: before the compiler reads it, and after."""
+
+    def __init__(self, before=lambda: None, after=lambda: None):
+        super().__init__()
+        object.__setattr__(self, "before", before)
+        object.__setattr__(self, "after", after)
+
+    def compile(self, driver, source, target):
+        self.before()
+        read = super().compile(driver, source, target)
+        self.after()
+        return read
 
 
 @pytest.fixture
@@ -156,6 +173,63 @@ def test_an_edit_that_is_taken_back_starts_no_compiler(tree, build_root, toolcha
 
     assert (after.image, after.rebuilt) == (before.image, False)
     assert toolchain.compiled == []
+
+
+def once(action):
+    """What does something the first time that it is called."""
+    waiting = [action]
+    return lambda: waiting.pop()() if waiting else None
+
+
+def test_a_source_that_is_saved_while_it_is_compiled_is_not_taken_for_what_it_was(tmp_path):
+    driver = one_file_driver(tmp_path / "src", "return 1;")
+    expected = build_driver(driver, build_root=tmp_path / "expected").sha256
+    saved = once(lambda: edit(driver.root / "entry.c", "return 1;", "return 2;"))
+    identity = tmp_path / "expected" / "signing"
+    shutil.copytree(identity, tmp_path / "build" / "signing")
+
+    build_driver(driver, build_root=tmp_path / "build", toolchain=Meddler(before=saved))
+    edit(driver.root / "entry.c", "return 2;", "return 1;")
+
+    assert build_driver(driver, build_root=tmp_path / "build").sha256 == expected
+
+
+def test_a_header_that_is_saved_behind_the_compiler_does_not_lend_its_name_to_the_object(tmp_path):
+    driver = one_file_driver(tmp_path / "src", "return ANSWER;")
+    header = driver.root / "answer.h"
+    edit(driver.root / "entry.c", "#include <ntddk.h>", '#include <ntddk.h>\n#include "answer.h"')
+    header.write_text("#define ANSWER 1\n")
+    expected = build_driver(driver, build_root=tmp_path / "build")
+    header.write_text("#define ANSWER 2\n")
+
+    saved = once(lambda: header.write_text("#define ANSWER 1\n"))
+    build_driver(driver, build_root=tmp_path / "build", toolchain=Meddler(after=saved))
+    shutil.rmtree(expected.image.parent)
+
+    assert build_driver(driver, build_root=tmp_path / "build").sha256 == expected.sha256
+
+
+def test_a_source_that_never_rests_is_told(tmp_path):
+    driver = one_file_driver(tmp_path / "src", "return 1;")
+    source = driver.root / "entry.c"
+
+    with pytest.raises(BuildError, match=r"driver/entry\.c: it, or a header of it, changed each of 5 times"):
+        build_driver(
+            driver,
+            build_root=tmp_path / "build",
+            toolchain=Meddler(after=lambda: source.write_text(source.read_text() + "\n")),
+        )
+
+
+def test_a_source_from_the_future_is_compiled_and_remembered(tree, build_root, toolchain):
+    edit(tree / "greeting.c", "= Value;", "= Value + 6;")
+    os.utime(tree / "greeting.c", ns=(1 << 62, 1 << 62))
+    build_driver(MINIMAL, source_root=tree, build_root=build_root)
+
+    again = build_driver(MINIMAL, source_root=tree, build_root=build_root, toolchain=toolchain)
+
+    assert toolchain.compiled == []
+    assert not again.rebuilt
 
 
 def test_an_edited_header_recompiles_what_includes_it(tree, build_root, toolchain):
@@ -320,6 +394,13 @@ def test_data_imports_link_and_paths_may_hold_blanks(tmp_path, build_root):
     assert build_driver(driver, build_root=build_root).rebuilt, "the header was recorded"
 
 
+def test_a_path_that_compilers_misread_is_refused(tmp_path):
+    driver = one_file_driver(tmp_path / "a=b", "return 0;")
+
+    with pytest.raises(ConfigurationError, match="a=b: compilers take what is before '=' for the whole path"):
+        build_driver(driver, build_root=tmp_path / "build")
+
+
 def test_missing_sources_are_the_users_mistake(tree, build_root):
     (tree / "greeting.c").unlink()
 
@@ -332,6 +413,13 @@ def test_a_build_directory_that_cannot_be_written_is_the_users_mistake(tmp_path)
 
     with pytest.raises(ConfigurationError, match="file"):
         build_driver(MINIMAL, build_root=tmp_path / "file" / "build")
+
+
+def test_a_folder_for_the_outputs_that_cannot_be_written_is_named_and_not_the_build_directory(tmp_path, build_root):
+    (tmp_path / "file").write_text("in the way")
+
+    with pytest.raises(ConfigurationError, match=r"file: the finished files cannot be put there: .*; name another"):
+        build_driver(MINIMAL, build_root=build_root, out=tmp_path / "file")
 
 
 def test_threads_that_want_the_same_image_link_it_once(tree, build_root, toolchain):
@@ -399,6 +487,17 @@ def test_source_lines_name_the_label_whatever_the_directory(tree, build_root):
     assert b"\0drivers\0" in content, "the label is the description's own directory, not the copy's"
     assert b"minimal.c\0" in content
     assert str(tree).encode() not in content
+
+
+def test_a_lock_that_is_held_is_not_pruned_however_old_its_file_is(tmp_path):
+    lock = tmp_path / "requests" / "minimal.lock"
+    lock.parent.mkdir()
+    lock.touch()
+    os.utime(lock, ns=(1, 1))
+
+    with exclusive(lock):
+        prune(tmp_path)
+        assert lock.exists()
 
 
 def test_what_was_not_used_lately_is_deleted_and_the_rest_kept(tree, tmp_path):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from harness.build.guest_tools import build_guest_tools, load_guest_description
 from harness.build.layout import driver_source_root
+from harness.build.llvm_mingw import LlvmMingw
 from harness.errors import BuildError, ConfigurationError, InputError
 
 SOURCES = driver_source_root() / "guest"
@@ -82,6 +85,38 @@ def test_a_change_of_a_header_makes_another_build(sources, tmp_path):
 
     assert second.sha256["ntguest.exe"] != first.sha256["ntguest.exe"]
     assert second.sha256["child.exe"] == first.sha256["child.exe"]
+
+
+def test_those_that_want_the_programs_at_once_compile_them_once(monkeypatch, sources, tmp_path):
+    compiled = []
+    compile_one = LlvmMingw.compile
+
+    def counted(self, driver, source, target):
+        compiled.append(source)
+        return compile_one(self, driver, source, target)
+
+    monkeypatch.setattr(LlvmMingw, "compile", counted)
+    barrier = threading.Barrier(3)
+
+    def build(_):
+        barrier.wait(10)
+        return build_guest_tools(build_root=tmp_path / "build", source_root=sources)
+
+    with ThreadPoolExecutor(3) as pool:
+        built = list(pool.map(build, range(3)))
+
+    assert built[0] == built[1] == built[2]
+    assert len(compiled) == len(set(compiled))
+
+
+def test_a_program_that_was_deleted_is_made_again(sources, tmp_path):
+    built = build_guest_tools(build_root=tmp_path / "build", source_root=sources)
+    built.child.unlink()
+
+    again = build_guest_tools(build_root=tmp_path / "build", source_root=sources)
+
+    assert again == built
+    assert again.child.is_file()
 
 
 def test_a_mistake_in_a_source_is_told_with_its_line(sources, tmp_path):

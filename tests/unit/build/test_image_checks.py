@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import struct
+import tracemalloc
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -217,6 +218,49 @@ def test_a_build_directory_in_the_image_is_found():
     assert "minimal.sys differs" in findings[0].message
 
 
+def test_more_modules_than_any_driver_imports_from_are_refused(patient):
+    image = patient.image
+    last = image.sections[-1]
+    # The first descriptor's module, again and again, with import tables that are empty.
+    (module,) = struct.unpack_from("<I", image.read(image.directory(pe.DIRECTORY_IMPORT)[0], 20, ""), 12)
+    empty = last.rva + last.raw_size
+    area = bytes(8) + struct.pack("<5I", empty, 0, 0, module, empty) * 1025
+    header = image.section_table_offset + (len(image.sections) - 1) * 40
+    del patient.data[last.raw_offset + last.raw_size :]
+    patient.data += area
+    for offset in (8, 16):
+        struct.pack_into("<I", patient.data, header + offset, last.raw_size + len(area))
+    struct.pack_into("<II", patient.data, image.directory_offset(pe.DIRECTORY_IMPORT), empty + 8, len(area) - 8)
+    struct.pack_into("<II", patient.data, image.directory_offset(pe.DIRECTORY_SECURITY), 0, 0)
+
+    with pytest.raises(ImageError, match="imports from more than 1024 modules"):
+        pe.parse(bytes(patient.data)).imports()
+
+
+def test_names_that_lead_into_a_large_empty_area_take_no_memory_of_its_size(patient):
+    image, size = patient.image, 1 << 22
+    end = len(patient.data)
+    patient.data += struct.pack("<I", size) + bytes(size)
+    # The string table lies at the end, and so does what the first section is called and what the PDB is.
+    struct.pack_into("<II", patient.data, image.header_offset + 12, end, 0)
+    patient.data[image.section_table_offset : image.section_table_offset + 8] = b"/4".ljust(8, b"\0")
+    patient.data[end + 4 : end + 8] = b"RSDS"
+    entry = bytes(patient.data).index(image.read(image.directory(pe.DIRECTORY_DEBUG)[0], 28, ""))
+    struct.pack_into("<III", patient.data, entry + 16, size, 0, end + 4)
+    data = bytes(patient.data)
+    tracemalloc.start()
+    try:
+        parsed = pe.parse(data)
+        found = parsed.pdb_references()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert parsed.sections[0].name == "RSDS"
+    assert "" in found
+    assert peak < 3 * size
+
+
 def test_the_export_list_knows_functions_data_and_later_additions():
     assert {"IoCreateDevice", "PsProcessType", "memcpy", "__C_specific_handler"} <= base_exports()
     assert first_build("PsSetCreateProcessNotifyRoutineEx") == 7601
@@ -338,3 +382,27 @@ def test_dwarf_is_removed_from_a_mutated_image_or_it_is_refused(minimal, edits, 
     except ImageError:
         return
     assert pe.parse(stripped).checksum == pe.parse(stripped).computed_checksum()
+
+
+@given(st.one_of(st.binary(min_size=8, max_size=80), st.integers(8, 80).map(lambda size: b"\xff" * size)))
+def test_the_checksum_is_the_sum_of_words_with_end_around_carry_and_the_length(data):
+    blank = data[:4] + bytes(4) + data[8:] + bytes(len(data) % 2)
+    total = 0
+    for (word,) in struct.iter_unpack("<H", blank):
+        total += word
+        total = (total & 0xFFFF) + (total >> 16)
+
+    assert pe.compute_checksum(data, 4) == total + len(data)
+
+
+def test_the_checksum_of_a_large_file_takes_little_more_memory_than_the_file():
+    size = 1 << 23
+    data = b"\x5a" * size
+    tracemalloc.start()
+    try:
+        pe.compute_checksum(data, 64)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 4 * size

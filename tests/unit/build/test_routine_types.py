@@ -8,7 +8,7 @@ import pytest
 
 from harness.build import DriverSources, build_driver
 from harness.build.pe import load
-from harness.build.routine_types import check_routine_types
+from harness.build.routine_types import _dwarf, check_routine_types
 from harness.errors import ImageError
 
 RIGHT = (
@@ -85,3 +85,18 @@ def test_damaged_debug_information_is_refused_as_such(build, tmp_path):
     (tmp_path / "alone.sys.dwarf").write_bytes(data)
     with pytest.raises(ImageError):
         check_routine_types(alone)
+
+
+def test_a_type_that_is_another_name_of_itself_is_refused_as_such(build, tmp_path):
+    built = build(WRONG, ASSIGNED)
+    image = load(built.debug_image)
+    section = next(one for one in image.sections if one.name == ".debug_info")
+    data = bytearray(image.data)
+    for unit in _dwarf(image).iter_CUs():
+        for die in unit.iter_DIEs():
+            if die.tag == "DW_TAG_typedef" and die.attributes["DW_AT_name"].value == b"PDRIVER_OBJECT":
+                place = section.raw_offset + die.attributes["DW_AT_type"].offset
+                data[place : place + 4] = (die.offset - unit.cu_offset).to_bytes(4, "little")
+    (tmp_path / "alone.sys.dwarf").write_bytes(data)
+    with pytest.raises(ImageError, match="a type is another name of itself"):
+        check_routine_types(tmp_path / "alone.sys")

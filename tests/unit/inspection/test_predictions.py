@@ -9,15 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from harness.build import pe
-from harness.build.signing.authenticode import without_signature
+from harness.build import der, pe
+from harness.build.signing.authenticode import sign, without_signature
+from harness.build.signing.identifiers import RSA_ENCRYPTION, SHA256
 from harness.build.signing.signature import verify
-from harness.build.signing.signer import KeySigner
+from harness.build.signing.signer import KeySigner, SigningKey
+from harness.build.signing.usable import rsa_signature
 from harness.inspection import answers
 from harness.inspection.inspect import inspect
 from harness.inspection.predictions import Certainty, Evidence, predict
+from tests.fixtures.signing_keys import SERVER, make, rsa_key
 from vm import win32
 
+NO_CATALOG = "without an installed catalog that is signed for it"
 HASH = "ERROR_INVALID_IMAGE_HASH 577 (STATUS_INVALID_IMAGE_HASH 0xC0000428)"
 FORMAT = "ERROR_BAD_EXE_FORMAT 193 (STATUS_INVALID_IMAGE_FORMAT 0xC000007B)"
 
@@ -46,6 +50,10 @@ class Patient:
         assert self.data.count(old) == 1
         start = self.data.index(old)
         self.data[start : start + len(old)] = new.ljust(len(old), b"\0")
+
+    def write(self):
+        self.path.write_bytes(pe.with_checksum(bytes(self.data)))
+        return self.path
 
     def predictions(self, *, signed=True, **options):
         self.path.write_bytes(KeySigner(self.identity).sign(bytes(self.data)).data if signed else self.data)
@@ -87,17 +95,80 @@ def test_what_depends_on_the_machine_is_said_to_be_open(patient):
     ]
 
 
-def test_an_unsigned_driver_is_refused_always(patient):
+def test_an_unsigned_driver_is_refused_unless_a_catalog_lists_it(patient):
     patient.data = bytearray(pe.with_checksum(without_signature(bytes(patient.data))))
 
-    assert told(patient.predictions(signed=False), Certainty.WILL) == [("StartService", "always", HASH)]
+    assert told(patient.predictions(signed=False), Certainty.WILL) == [("StartService", NO_CATALOG, HASH)]
 
 
-def test_a_driver_changed_after_signing_is_refused_always(patient):
+def signed_by(owner, data):
+    return bytearray(sign(bytes(data), SigningKey(owner.der, (), rsa_signature(owner.key))))
+
+
+def test_a_test_certificate_that_names_no_usage_is_as_good_as_any(patient):
+    patient.data = signed_by(make("Bare", rsa_key(4), usages=()), patient.data)
+    found = inspect(patient.write())
+
+    assert found.passed
+    assert ("StartService", "test signing off", HASH) in told(found.predictions, Certainty.WILL)
+    assert ("StartService", NO_CATALOG, HASH) not in told(found.predictions, *Certainty)
+
+
+def test_a_certificate_for_something_else_is_an_error_and_may_be_refused(patient):
+    patient.data = signed_by(make("Web", rsa_key(4), usages=(SERVER,)), patient.data)
+    found = inspect(patient.write())
+
+    assert [f.message for f in found.findings if f.check == "signature"] == [
+        "the certificate of CN=Web is not meant for code signing"
+    ]
+    assert ("StartService", NO_CATALOG, HASH) in told(found.predictions, Certainty.MAY)
+
+
+@pytest.mark.parametrize(
+    ("identifier", "replacement", "reason"),
+    [
+        (RSA_ENCRYPTION, "1.2.840.113549.1.1.10", "the signature is made with RSASSA-PSS"),
+        (SHA256, "2.16.840.1.101.3.4.2.8", "the digest algorithm 2.16.840.1.101.3.4.2.8 is not known here"),
+    ],
+)
+def test_of_a_signature_that_cannot_be_verified_here_nothing_is_sure(patient, identifier, replacement, reason):
+    # What SignerInfo says of its algorithms comes last of all that names them.
+    position = patient.data.rindex(der.object_identifier(identifier))
+    patient.data[position : position + len(der.object_identifier(identifier))] = der.object_identifier(replacement)
+    found = inspect(patient.write())
+
+    assert not found.passed
+    assert found.signature.startswith(reason)
+    assert ("StartService", NO_CATALOG, HASH) in told(found.predictions, Certainty.MAY)
+    assert HASH not in [answer for _, _, answer in told(found.predictions, Certainty.WILL)]
+
+
+def test_a_time_stamp_that_cannot_be_read_makes_no_refusal_sure(patient):
+    key = make("Signer", rsa_key(4))
+    signing = SigningKey(key.der, (), rsa_signature(key.key))
+    patient.data = bytearray(sign(bytes(patient.data), signing, lambda _: der.sequence(der.integer(1))))
+    found = inspect(patient.write())
+
+    assert not found.passed
+    assert ("StartService", NO_CATALOG, HASH) in told(found.predictions, Certainty.MAY)
+    assert HASH not in [answer for _, _, answer in told(found.predictions, Certainty.WILL)]
+
+
+def test_names_of_microsoft_are_not_taken_for_microsoft(patient):
+    root = make("Microsoft Root Certificate Authority 2010", rsa_key(5), usages=(), authority=True)
+    forged = make("Microsoft Windows Hardware Compatibility Publisher", rsa_key(4), issuer=root)
+    patient.data = signed_by(forged, patient.data)
+
+    found = inspect(patient.write()).predictions
+
+    assert ("StartService", "if Microsoft's own root did not issue the chain", HASH) in told(found, Certainty.OPEN)
+
+
+def test_a_driver_changed_after_signing_is_refused(patient):
     patient.data[patient.image.sections[0].raw_offset] ^= 1
     found = patient.predictions(signed=False)
 
-    assert ("StartService", "always", HASH) in told(found, Certainty.WILL)
+    assert ("StartService", NO_CATALOG, HASH) in told(found, Certainty.WILL)
     assert "the page at file offset" in found[0].because
 
 

@@ -15,6 +15,7 @@ from typing import BinaryIO, Final
 SECTOR: Final = 2048
 ANCHOR_SECTOR: Final = 256
 _LONGEST_DIRECTORY: Final = 1 << 24
+_LONGEST_RECORD: Final = 38 + 0xFFFF + 0xFF + 3
 _MOST_DESCRIPTORS: Final = 64
 
 # Tag identifiers (ECMA-167 3/7.2.1 and 4/7.2.1).
@@ -225,7 +226,8 @@ class UdfReader:
         data = self.read(folder)
         position = 0
         while position + 38 <= len(data):
-            record = data[position:]
+            # The longest record: 38 bytes, two lengths of 16 and of 8 bits, and what fills up to four.
+            record = data[position : position + _LONGEST_RECORD]
             if self._tag(record) != _FILE_IDENTIFIER:
                 raise UdfError(f"the folder {folder.name!r} is damaged")
             flags, name_length = record[18], record[19]

@@ -67,6 +67,7 @@ def test_a_command_signs_in_place_or_to_another_file(command, unsigned, identity
         ("target.write_bytes(b'')", "left a file that is no driver image"),
         ("target.write_bytes(data[:700])", "left a file that is no driver image"),
         ("target.unlink()", r"ended well but left no driver\.sys"),
+        ("target.unlink(); __import__('os').mkfifo(target)", r"ended well but left no driver\.sys"),
         ("target.write_bytes(signed(sys.argv[1], data[:0x500] + b'!' + data[0x501:]))", "left another image"),
         ("print('not today'); sys.exit(3)", "failed with exit status 3\n    not today"),
         ("target.write_bytes(signed(sys.argv[1] + '-other', data))", "signed as CN=ntproof test signing, whose"),
@@ -180,6 +181,24 @@ def test_a_secret_inside_another_is_hidden_with_it():
     told = without_secrets("x long-secret-and-more y", ("s", "long-secret", "long-secret-and-more"), {})
 
     assert told == "x (argument 2) y"
+
+
+def test_a_secret_that_begins_before_what_is_shown_is_hidden_whole(command, unsigned, monkeypatch):
+    monkeypatch.setenv("VAULT_TOKEN", "s." + "4f9c1d" * 20)
+    lines = "import os; print(os.environ['VAULT_TOKEN'] + 'x' * 4000); sys.exit(1)"
+
+    with pytest.raises(SigningFailed) as caught:
+        command(lines).sign(unsigned)
+
+    assert "4f9c1d" not in str(caught.value)
+
+
+def test_the_current_folder_is_no_secret():
+    environment = {"PWD": "/srv/team/driver", "OLDPWD": "/srv/team", "DB_PWD": "hunter2"}
+
+    told = without_secrets("/srv/team/driver/a.key: no; hunter2", ("s",), environment)
+
+    assert told == "/srv/team/driver/a.key: no; (value of DB_PWD)"
 
 
 def test_much_output_is_told_by_its_end(command, unsigned):

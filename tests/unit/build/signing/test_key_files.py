@@ -8,7 +8,7 @@ import logging
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from harness.build import pe
+from harness.build import der, pe
 from harness.build.signing.configured import configured_signer
 from harness.build.signing.files import NamedFile
 from harness.build.signing.generated import ensure_identity
@@ -156,6 +156,37 @@ def test_a_wrong_passphrase_is_told_without_it(files, tmp_path, monkeypatch, pas
 def test_a_file_that_is_no_pkcs12_is_named(tmp_path, content, complaint):
     with pytest.raises(ConfigurationError, match=rf"t\.pfx: .*{complaint}"):
         opened(Pkcs12File(NamedFile(write(tmp_path / "t.pfx", content), "file")))
+
+
+def test_a_pkcs12_file_in_ber_is_read_as_well(files, tmp_path, passphrase, minimal):
+    """Its outer SEQUENCE does not say how long it is."""
+    content = der.read(team().pfx(SECRET))[0].content
+    path = write(tmp_path / "t.pfx", b"\x30\x80" + content + b"\0\0")
+    pfx = Pkcs12File(NamedFile(path, "file"), passphrase)
+
+    assert signature_of(pfx, minimal)[0].data == signature_of(files(team()), minimal)[0].data
+
+
+def changed(old, new):
+    data = team().der
+    assert data.count(bytes.fromhex(old)) >= 1
+    return data.replace(bytes.fromhex(old), bytes.fromhex(new), 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        # The version in [0], and the algorithm of the public key.
+        (lambda: changed("a003020102", "a003020107"), r"c\.pem: holds no certificate that can be read"),
+        (lambda: changed("06092a864886f70d010101", "06092a864886f70d010163"), r"CN=Team is no RSA key of 2048 bits"),
+    ],
+)
+def test_a_certificate_of_a_kind_that_is_not_known_is_refused(files, content, complaint):
+    source = files(team())
+    source.certificate.path.write_bytes(content())
+
+    with pytest.raises(ConfigurationError, match=complaint):
+        opened(source)
 
 
 def test_a_pkcs12_file_without_a_key_is_told(tmp_path, passphrase):

@@ -49,6 +49,13 @@ def test_a_variable_that_is_not_set_is_told(monkeypatch):
         Passphrase("env:ABSENT", "passphrase").read()
 
 
+def test_an_empty_passphrase_is_told(monkeypatch):
+    monkeypatch.setenv("EMPTY", "")
+
+    with pytest.raises(ConfigurationError, match="passphrase: what env:EMPTY gives is empty; set it, or leave"):
+        Passphrase("env:EMPTY", "passphrase").read()
+
+
 def test_the_keyring_gives_a_password(backend):
     backend(locked=False)
 

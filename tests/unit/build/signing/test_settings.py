@@ -75,6 +75,8 @@ def test_the_nearest_pyproject_counts_and_its_paths_are_its_own(tmp_path):
         ('timestamp = "http://user:hunter2@there/"', r"signing: timestamp: .*without a password"),
         ("timestamp_deadline = 0", r"timestamp_deadline: 0 is out of range; expected 1 to 600 \(seconds\)"),
         ('timestamp_roots = "r.pem"', r"timestamp_roots: has no use without timestamp"),
+        ('source = "pkcs12"\nfile = "a\\u0000b"', r"signing: file: .* does not fit; expected a path"),
+        (COMMAND + 'command = ["s", "{file}", "a\\u0000b"]', "an argument holds the character 0"),
         (COMMAND + "command = []", r"command: names no program"),
         (COMMAND + 'command = ["{file}"]', r"command: names no program"),
         (COMMAND + 'command = "signtool {file}"', r"command: expected a list of texts, found a text"),

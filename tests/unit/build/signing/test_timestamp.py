@@ -162,6 +162,14 @@ def test_a_certificate_that_is_not_for_time_stamps_is_refused(client, authority)
         verify_token(wrong, DATA)
 
 
+def test_what_a_server_says_reaches_no_terminal_as_it_is(client, authority):
+    text = der.sequence(der.encode(0x0C, b"\x1b[2Jno"))
+    authority.answer = lambda _: der.sequence(der.sequence(der.integer(2), text))
+
+    with pytest.raises(SigningFailed, match=r"it refuses: \?\[2Jno;"):
+        client.stamp(DATA)
+
+
 @pytest.mark.parametrize(
     ("answer", "complaint"),
     [
@@ -200,6 +208,49 @@ def test_a_server_that_drips_is_given_up_at_the_deadline(client, authority):
     assert time.monotonic() - started < 5
 
 
+def test_a_server_that_drips_its_headers_is_given_up_at_the_deadline():
+    def drip(listener, over):
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            for _ in range(100):
+                connection.sendall(b"a")
+                if over.wait(0.1):
+                    break
+
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener, over))
+        thread.start()
+        started = time.monotonic()
+        with pytest.raises(SigningFailed, match="no time stamp within 1 s: did not answer in time"):
+            TimestampAuthority(f"http://127.0.0.1:{listener.getsockname()[1]}/", 1, None, "timestamp").stamp(DATA)
+        lasted = time.monotonic() - started
+        over.set()
+        thread.join()
+
+    assert lasted < 5
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://host:99999/", "http://host:x/", "http://[::1/", "http://a..b/", f"http://{'a' * 64}/", "http://h/\xe9"],
+)
+def test_an_address_that_is_none_is_the_users_mistake(url):
+    with pytest.raises(ConfigurationError, match=r"timestamp: http://.*: not an address that can be asked; correct it"):
+        TimestampAuthority(url, 5, None, "timestamp").stamp(DATA)
+
+
+def test_what_an_address_holds_behind_its_path_is_not_told(authority):
+    authority.status = 403
+    with authority.serve() as url:
+        asked = TimestampAuthority(f"{url}?key=correcthorse", 5, None, "timestamp")
+        with pytest.raises(SigningFailed, match="answered 403 Forbidden") as caught:
+            asked.stamp(DATA)
+
+    assert "correcthorse" not in f"{caught.value} {asked!r}"
+
+
 def test_a_server_that_says_nothing_is_given_up_at_the_deadline():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
@@ -220,6 +271,14 @@ def test_an_authority_below_another_root_is_refused(client, tmp_path):
 
     with pytest.raises(SigningFailed, match=r"its certificate, CN=Test Time, does not come from .*other\.pem"):
         TimestampAuthority(client.url, 5, roots, "timestamp").stamp(DATA)
+
+
+def test_an_authority_whose_certificate_expired_is_refused(tmp_path):
+    require_program("openssl", "openssl")
+    expired = Authority(tmp_path, begins=dt.timedelta(days=-9), ends=dt.timedelta(days=-1))
+
+    with expired.serve() as url, pytest.raises(SigningFailed, match="CN=Test Time, is not valid at the time that it"):
+        TimestampAuthority(url, 5, None, "timestamp").stamp(DATA)
 
 
 def test_a_signer_is_no_issuer(client, tmp_path):

@@ -121,6 +121,9 @@ def test_findings_are_the_drivers_fault(capsys, installed, build_root, monkeypat
     )
     (tree / "drivers.toml").write_text('[noted]\nsources = ["entry.c"]\n')
 
+    # Where drivers are mostly built from.
+    monkeypatch.chdir(tree)
+
     code, text = said(capsys, "build", tree, "--toolchain", "wdk", "--analyse")
 
     assert code == ExitCode.DRIVER_FAILED
@@ -136,6 +139,10 @@ def test_findings_are_the_drivers_fault(capsys, installed, build_root, monkeypat
         (["--architecture", "arm64"], "llvm-mingw builds for x64 only, not for arm64; use --toolchain wdk"),
         (["--analyse"], "--analyse: the toolchain llvm-mingw cannot do that; add --toolchain wdk"),
         (["--control-flow-guard"], "--control-flow-guard: the toolchain llvm-mingw cannot do that"),
+        (
+            ["--control-flow-guard", "--toolchain", "msbuild"],
+            "--control-flow-guard: the toolchain msbuild takes it from",
+        ),
     ],
 )
 def test_what_cannot_be_built_is_told_with_the_option(capsys, arguments, expected):

@@ -6,15 +6,19 @@ import contextlib
 import json
 import shutil
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from random import Random
 
 import pytest
 
+from harness.build.wdk.contents import Package
+from harness.build.wdk.discovery import File
+from harness.build.wdk.extraction import extract
 from harness.build.wdk.registry import KitRegistry
 from harness.build.wdk.selection import choose_kit
 from harness.errors import ConfigurationError, InputError
 from tests.fixtures.kits import BROKEN, NEWER, OLDER, burn, copy_headers, make_packages, pack
+from vm.windows.images.udf import UdfReader
 
 
 def files_below(folder: Path) -> set[Path]:
@@ -247,7 +251,15 @@ def test_a_damaged_package_is_named(registry, archives, tmp_path, damage):
 
 
 @pytest.mark.parametrize(
-    "name", ["../../evil.h", "/etc/evil.h", "c\\..\\evil.h", "C:/evil.h", "c/Include/%2E%2E/%2E%2E/%2E%2E/evil.h"]
+    "name",
+    [
+        "../../evil.h",
+        "/etc/evil.h",
+        "c\\..\\evil.h",
+        "C:/evil.h",
+        "c/Include/%2E%2E/%2E%2E/%2E%2E/evil.h",
+        "c/Include/10.0.26100.0/km/evil%00.h",
+    ],
 )
 def test_a_name_that_leads_out_of_a_package_condemns_it(registry, tmp_path, name):
     package = tmp_path / "hostile.nupkg"
@@ -260,6 +272,45 @@ def test_a_name_that_leads_out_of_a_package_condemns_it(registry, tmp_path, name
     assert f"{package}: the name" in said
     assert "leads out of the archive; do not use this file" in said
     assert not (tmp_path / "evil.h").exists()
+
+
+def test_of_two_entries_with_one_name_the_one_is_read_whose_size_was_told(tmp_path):
+    package = tmp_path / "twice.nupkg"
+    with zipfile.ZipFile(package, "w") as archive:
+        archive.writestr("km/wdm.h", "long as a bomb")
+        archive.writestr("km/./wdm.h", "short")
+    contents = Package(package)
+    name = PurePosixPath("km/wdm.h")
+
+    assert dict(contents.read([name])) == {name: b"short"}
+    assert contents.sizes[name] == len(b"short")
+
+
+def test_what_is_larger_than_any_kit_is_not_unpacked(archives, tmp_path):
+    package = Package(archives / "Microsoft.Windows.WDK.x64.nupkg")
+    files = [File(package, name, 1 << 30) for name in list(package.sizes)[:5]]
+
+    with pytest.raises(
+        InputError, match=r"WDK\.x64\.nupkg: 5\.4 GB of headers and libraries are more than any kit has"
+    ):
+        extract(files, tmp_path / "cache" / "kit")
+
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("name", ["sal.h", "Inlined.inl"])
+def test_a_header_that_changed_and_kept_its_size_makes_another_kit(registry, installed, tmp_path, name):
+    copy = tmp_path / "kit"
+    shutil.copytree(installed, copy)
+    (copy / "Include" / NEWER / "shared" / "Inlined.inl").write_text("/* inlined */\n")
+    before = {kit.version: kit.fingerprint for kit in registry.add([copy])}
+    header = copy / "Include" / NEWER / "shared" / name
+    header.write_text(header.read_text().swapcase())
+
+    after = {kit.version: kit.fingerprint for kit in registry.add([copy])}
+
+    assert after[NEWER] != before[NEWER]
+    assert after[OLDER] == before[OLDER]
 
 
 def test_a_disc_image_that_is_none_is_named(registry, tmp_path):
@@ -278,11 +329,33 @@ def test_a_disc_image_that_is_cut_off_is_named(registry, tmp_path, packages):
     assert f"{image}: not a disc image that can be read" in said
 
 
+def test_a_disc_image_whose_folder_holds_itself_is_refused(registry, tmp_path, packages):
+    image = burn(packages, tmp_path / "ewdk.iso")
+    with image.open("r+b") as stream:
+        reader = UdfReader(stream)
+        outer = reader.find("Microsoft.Windows.WDK.x64")
+        inner = reader.find("Microsoft.Windows.WDK.x64/c")
+        # Where the folder's file entry lies (ECMA-167 4/14.4: a long_ad at 20, its block number at 24).
+        block = reader.record(outer)[24:28]
+        stream.seek(inner.identifier.offset + 24)
+        stream.write(block)
+
+    said = complaint(registry, image, unpack=True)
+
+    assert f"{image}: the folder Microsoft.Windows.WDK.x64/c is another one's as well; do not use this file" in said
+
+
 def test_a_damaged_index_is_named(registry, installed):
     registry.add([installed])
     index = registry.folder / f"{NEWER}.json"
     document = json.loads(index.read_text())
-    for damaged in ("{", "[]", json.dumps(document | {"include": 5}), json.dumps(document | {"more": 1})):
+    for damaged in (
+        "{",
+        "[]",
+        json.dumps(document | {"include": 5}),
+        json.dumps(document | {"more": 1}),
+        json.dumps(document | {"version": "newest"}),
+    ):
         index.write_text(damaged)
         with pytest.raises(InputError, match=f"{NEWER}.json: .*add the kit again"):
             registry.kits()
