@@ -49,7 +49,6 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     settings = read_build_settings(Path.cwd())
     if arguments.control_flow_guard:
         settings = replace(settings, control_flow_guard=True)
-    _check_out(arguments.out)
     chosen = arguments.toolchain or settings.toolchain
     report = _build_remotely(arguments, settings) if chosen == MSBUILD else _build(arguments, settings)
     if arguments.json:
@@ -111,12 +110,3 @@ def _build(arguments: argparse.Namespace, settings: BuildSettings) -> BuildRepor
         image_findings=tuple(image_findings(built.image)),
         analysed=arguments.analyse,
     )
-
-
-def _check_out(folder: Path | None) -> None:
-    if folder is None:
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(f"--out {folder}: {error.strerror}; name a folder that can be written") from error
