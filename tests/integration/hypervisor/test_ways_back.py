@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import libvirt
 import pytest
 
 from tests.fixtures import tiny_linux
 from tests.fixtures.tiny_image import make_image
 from vm.windows.hypervisor.leasing import LeaseRequest
-from vm.windows.hypervisor.libvirt_errors import OperationRefused
+from vm.windows.hypervisor.libvirt_errors import OperationRefused, broken
+from vm.windows.hypervisor.mark import Role
 from vm.windows.hypervisor.reset import Capabilities, Strategy
-from vm.windows.hypervisor.ways_back import Ways, prepare
+from vm.windows.hypervisor.slot_machine import Blueprint, SlotMachine
+from vm.windows.hypervisor.ways_back import ColdBootWay, SnapshotWay, Ways, prepare
+from vm.windows.hypervisor.workplace import open_workplace
 from vm.windows.leased_domain import DomainState
 from vm.windows.profiles.profile import Firmware
 
@@ -104,13 +108,13 @@ class WorkingWay(RefusedWay):
 
 
 class Machine:
-    """A domain that counts its ends."""
+    """A domain that counts how often nothing is to be left of it."""
 
     name = "a-1"
-    ended = 0
+    cleared = 0
 
-    def end(self):
-        self.ended += 1
+    def clear_away(self):
+        self.cleared += 1
 
 
 @pytest.mark.parametrize(
@@ -130,7 +134,29 @@ def test_the_next_way_is_taken_when_the_hypervisor_refuses_one(ways, strategy, w
     assert plan.strategy is strategy
     assert words in plan.reason
     assert settled == [1]
-    assert machine.ended == len(plan.rejected)
+    assert machine.cleared == len(plan.rejected)
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_refused_snapshot_leaves_no_definition_in_the_way_of_a_cold_boot(daemon, images, environment, uefi):
+    with open_workplace(daemon.uri, images, environment=environment) as place:
+        blueprint = Blueprint(
+            image=uefi,
+            base=uefi.disk,
+            slot="tiny-uefi-9",
+            accelerator=place.accelerator.accelerator,
+            mark=place.mark(Role.CLONE, image="tiny-uefi", slot="tiny-uefi-9"),
+        )
+        machine = SlotMachine(place.connection, place.events, place.folder, blueprint)
+        machine.clear_away()
+        ways = Ways(RefusedWay(), SnapshotWay(machine, lambda _line: None), ColdBootWay(machine, lambda _line: None))
+
+        # As with a libvirt that makes such snapshots, and a guest that cannot be saved.
+        _, plan = prepare(machine, ways, Capabilities(libvirt=(10, 10, 0), uefi=True), lambda: None)
+
+        assert plan.strategy is Strategy.COLD_BOOT
+        assert machine.state() is DomainState.RUNNING
+        machine.remove()
 
 
 def test_when_every_way_is_refused_the_last_refusal_is_told():
@@ -138,6 +164,14 @@ def test_when_every_way_is_refused_the_last_refusal_is_told():
 
     with pytest.raises(OperationRefused):
         prepare(Machine(), ways, Capabilities(libvirt=(9, 0, 0), uefi=False), lambda: None)
+
+
+def test_a_memory_that_cannot_be_saved_is_refused_although_libvirt_gives_it_no_number_of_its_own():
+    error = libvirt.libvirtError("save failed")
+    words = "Requested operation is not valid: cannot migrate domain: State blocked by non-migratable CPU device"
+    error.err = (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_FROM_QEMU, words)
+
+    assert isinstance(broken(error, "domain a: its memory cannot be saved"), OperationRefused)
 
 
 def test_slots_are_named_after_their_image_and_counted_from_one(tiny):

@@ -25,6 +25,9 @@ _REFUSED: Final = frozenset(
         libvirt.VIR_ERR_MIGRATE_UNSAFE,
     }
 )
+_NOT_MIGRATABLE: Final = "cannot migrate domain: "
+"""What libvirt says before QEMU's reasons when a device or the guest keeps the memory from being saved; the error's
+number is that of any operation at a wrong time (libvirt, qemuMigrationSrcIsAllowed)."""
 # Parts of libvirt's and the C library's words, by which causes are told apart that share an error code.
 _REMEDIES: Final = (
     ("No space left on device", "free space on the hypervisor's disk"),
@@ -60,7 +63,7 @@ def broken(error: libvirt.libvirtError, action: str) -> MachineBroken:
         action: what was tried, as ``domain win11-1: cannot be started``.
     """
     words = words_of(error)
-    if code_of(error) in _REFUSED:
+    if code_of(error) in _REFUSED or _NOT_MIGRATABLE in words:
         return OperationRefused(f"{action}: {words}; this hypervisor cannot do that with this machine")
     remedy = next((remedy for part, remedy in _REMEDIES if part in words), None)
     if remedy is None:

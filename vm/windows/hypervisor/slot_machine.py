@@ -113,7 +113,7 @@ class SlotMachine:
         self._connection.require_alive()
 
     def clear_away(self) -> None:
-        """Remove what the slot's previous owner left: its domain and its files.
+        """Remove what the slot's previous owner or an attempt that failed left: its domain and its files.
 
         Raises:
             MachineBroken: a domain of this name is not of this project.

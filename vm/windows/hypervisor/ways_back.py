@@ -79,7 +79,12 @@ class GoldenSaveWay:
                 self._golden = golden
                 return
         golden = self._make(settle)
-        self._machine.restore(golden)
+        try:
+            self._machine.restore(golden)
+        except OperationRefused:
+            # The next lease would find it, fail on it and make it again.
+            self._sets.discard(golden)
+            raise
         self._golden = golden
 
     def revert(self, settle: Settle) -> None:
@@ -206,7 +211,8 @@ def prepare(
         try:
             way.prepare(settle)
         except OperationRefused as error:
-            machine.end()
+            # A definition that stayed would keep the next way from starting a domain of that name.
+            machine.clear_away()
             if forced is not None or chosen.strategy is Strategy.COLD_BOOT:
                 raise
             _LOG.warning("%s: no %s: %s", machine.name, chosen.strategy.value, error)
