@@ -45,7 +45,21 @@ def test_the_start_time_is_found_behind_any_name(owner):
     ],
 )
 def test_only_what_can_be_seen_is_judged(proc, owner, changes, expected):
-    assert LocalProcesses(proc, "h").liveness(replace(owner, **changes)) is expected
+    assert LocalProcesses(proc, "h", lambda _pid: False).liveness(replace(owner, **changes)) is expected
+
+
+def test_a_process_that_proc_hides_is_not_gone(proc, owner):
+    hidden = LocalProcesses(proc, "h", lambda pid: pid == 8)
+
+    assert hidden.liveness(replace(owner, pid=8)) is Liveness.UNKNOWN
+    assert hidden.liveness(replace(owner, pid=9)) is Liveness.GONE
+
+
+def test_the_kernel_knows_a_hidden_process_and_none_with_a_number_that_no_process_has(proc, owner):
+    here = LocalProcesses(proc, "h")
+
+    assert here.liveness(replace(owner, pid=os.getpid())) is Liveness.UNKNOWN
+    assert here.liveness(replace(owner, pid=1 << 70)) is Liveness.GONE
 
 
 def test_a_process_that_ended_and_was_not_reaped_is_gone(proc, owner):
