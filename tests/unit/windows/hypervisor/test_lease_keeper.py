@@ -101,3 +101,22 @@ def test_a_slot_in_use_is_not_taken_again_by_its_own_process_and_one_left_behind
     again.release()
     assert keeper.slot == again.slot
     keeper._released.set()
+
+
+def test_a_slot_that_another_thread_took_as_soon_as_it_was_given_back_stays_in_use(store):
+    clock, second = Clock(), []
+    first = leases(store, clock, worker="gw0")
+    keeper = hold(first)
+    give_back = first.release
+
+    def give_back_and_lose_the_processor(held):
+        give_back(held)
+        second.append(hold(leases(store, clock, worker="gw1")))
+
+    first.release = give_back_and_lose_the_processor
+    keeper.release()
+
+    with pytest.raises(NoFreeSlot):
+        hold(leases(store, clock, worker="gw2"))
+    second[0].release()
+    assert not slots_in_use().has(URI, "a-1")
