@@ -36,6 +36,28 @@ def test_a_folder_is_made_and_found_again_without_a_second_pool(connection, fold
     assert again.names() == ()
 
 
+def test_a_folder_that_is_there_keeps_its_permissions(connection, tmp_path):
+    tmp_path.chmod(0o2775)
+
+    HostFolder(connection, tmp_path).close()
+
+    assert tmp_path.stat().st_mode & 0o7777 == 0o2775
+
+
+def test_a_pool_of_somebody_else_is_used_and_stays(connection, tmp_path):
+    theirs = connection.raw.storagePoolCreateXML(
+        f"<pool type='dir'><name>theirs</name><target><path>{tmp_path}</path></target></pool>", 0
+    )
+    try:
+        folder = HostFolder(connection, tmp_path)
+        folder.write("a.file", b"x")
+        folder.close()
+
+        assert theirs.isActive()
+    finally:
+        theirs.destroy()
+
+
 @pytest.mark.parametrize("content", [b"", b"a", bytes(range(256)) * 8193])
 def test_a_file_comes_back_as_it_was_written(folder, tmp_path, content):
     folder.write("a.file", content)
@@ -100,6 +122,7 @@ def test_an_overlay_stands_on_its_disk_and_has_its_size(folder):
 
     told = json.loads(subprocess.check_output(["qemu-img", "info", "--output=json", overlay]))
     below = json.loads(subprocess.check_output(["qemu-img", "info", "--output=json", tiny_linux.disk()]))
+    assert folder.size("over.qcow2") == overlay.stat().st_size < told["virtual-size"]
     assert told["full-backing-filename"] == str(tiny_linux.disk())
     assert told["backing-filename-format"] == "qcow2"
     assert told["virtual-size"] == below["virtual-size"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from vm.windows.remoting.deadline import Deadline
 _LOG = logging.getLogger(__name__)
 
 _BLOCK: Final = 1 << 20
+_PREFIX: Final = "ntproof-"
+"""Begins the names of pools of this project."""
 _PRIVATE: Final = "0700"
 _PASSABLE: Final = "0711"
 _TRIES: Final = 5
@@ -70,8 +73,9 @@ class HostFolder:
 
     Args:
         connection: to the hypervisor.
-        path: the folder, absolute, on the hypervisor's host; made when it is not there.
-        passable: whether other users may reach the files in it that they can read, without listing them.
+        path: the folder, absolute, on the hypervisor's host; made when it is not there, and left as it is otherwise.
+        passable: whether other users may reach the files in a folder that is made, those that they can read, without
+            listing them.
 
     Raises:
         MachineBroken: it cannot be made, or is no folder.
@@ -84,9 +88,10 @@ class HostFolder:
         self._pool = self._found_or_made()
 
     def close(self) -> None:
-        """Have libvirt forget the folder: for one that nobody else uses. The files stay."""
+        """Have libvirt forget a folder that nobody else uses. The files stay, and so does a pool of the user's own."""
         with self._doing("cannot be let go"):
-            self._pool.destroy()
+            if str(self._pool.name()).startswith(_PREFIX):
+                self._pool.destroy()
 
     def path_of(self, name: str) -> Path:
         """The path of a file on the hypervisor's host."""
@@ -100,12 +105,12 @@ class HostFolder:
             return tuple(sorted(str(volume.name()) for volume in self._pool.listAllVolumes()))
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file, None where it does not exist."""
+        """Bytes of a file, None where it does not exist. They are not the capacity of a disk in it."""
         volume = self._current(name)
         if volume is None:
             return None
         with self._doing(f"{name} cannot be measured"):
-            return int(volume.info()[1])
+            return int(volume.infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2])
 
     def free_mib(self) -> int:
         """Free space in MiB."""
@@ -202,15 +207,13 @@ class HostFolder:
         return self._connection.doing(f"folder {self.path}: {failed}")
 
     def _found_or_made(self) -> Any:
-        definition = _xml(PoolDefinition(name=f"ntproof-{uuid4().hex[:12]}", path=self.path, mode=self._mode), "pool")
+        definition = _xml(PoolDefinition(name=f"{_PREFIX}{uuid4().hex[:12]}", path=self.path, mode=self._mode), "pool")
         with self._doing("cannot be used as a storage pool"):
             for attempt in range(_TRIES):
                 if (pool := self._found()) is not None:
                     return pool
                 try:
-                    return self._connection.raw.storagePoolCreateXML(
-                        definition, libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD
-                    )
+                    return _begun(lambda flags: self._connection.raw.storagePoolCreateXML(definition, flags))
                 except libvirt.libvirtError:
                     # Another process may have made it between the look and the making.
                     if attempt + 1 == _TRIES:
@@ -227,7 +230,7 @@ class HostFolder:
                 continue
             if found.path == self.path:
                 if not pool.isActive():
-                    pool.create(libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD)
+                    _begun(pool.create)
                 return pool
         return None
 
@@ -294,6 +297,14 @@ class HostFolder:
             volume.download(stream, 0, limit, 0)
             stream.recvAll(lambda _stream, data, target: target.write(data), sink)
             stream.finish()
+
+
+def _begun(begin: Callable[[int], Any]) -> Any:
+    """Begin with a pool. Its folder is made only where there is none: libvirt changes the mode of one that is there."""
+    try:
+        return begin(0)
+    except libvirt.libvirtError:
+        return begin(libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD)
 
 
 def _xml(definition: PoolDefinition | VolumeDefinition, tag: str) -> str:
