@@ -139,11 +139,6 @@ class Connection:
             found = {"libvirt": self.raw.getLibVersion(), kind: self.raw.getVersion(), "client": libvirt.getVersion()}
         return {name: ".".join(map(str, _dotted(int(number)))) for name, number in found.items()}
 
-    def hostname(self) -> str:
-        """Name of the hypervisor's computer."""
-        with self.doing("does not tell its name"):
-            return str(self.raw.getHostname())
-
     def offers(self, accelerator: Accelerator) -> bool:
         """Whether the hypervisor says that it has an accelerator. It says so also of one that crawls."""
         try:

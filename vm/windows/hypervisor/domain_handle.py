@@ -10,7 +10,6 @@ import libvirt
 import libvirt_qemu
 
 from vm.windows.hypervisor import xml_fields
-from vm.windows.hypervisor.domain_xml import Domain
 from vm.windows.hypervisor.libvirt_errors import NO_DOMAIN, NO_METADATA, code_of
 from vm.windows.hypervisor.mark import NAMESPACE, Mark
 from vm.windows.hypervisor.xml_fields import XmlError, text
@@ -65,12 +64,6 @@ class DomainHandle:
     def _doing(self, failed: str) -> Any:
         return self._connection.doing(f"domain {self.name}: {failed}")
 
-    @property
-    def uuid(self) -> str:
-        """Its identity."""
-        with self._doing("cannot be identified"):
-            return str(self.raw.UUIDString())
-
     def state(self) -> LibvirtState:
         """What it does; SHUTOFF also where there is no such domain any more."""
         with self._doing("does not say what it does"):
@@ -92,16 +85,6 @@ class DomainHandle:
             errors: dict[str, int] = self.raw.diskErrors(0)
         words = {libvirt.VIR_DOMAIN_DISK_ERROR_NO_SPACE: "no space left"}
         return ", ".join(f"{disk}: {words.get(error, 'input/output error')}" for disk, error in errors.items())
-
-    def domain(self) -> Domain:
-        """The domain as libvirt has it now.
-
-        Raises:
-            XmlError: it is not one that this project can have made.
-        """
-        with self._doing("does not describe itself"):
-            xml = self.raw.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)
-        return Domain.from_xml(xml)
 
     def mark_xml(self) -> str | None:
         """The project's mark as it is kept; None for a domain of someone else, and for one that is gone."""
