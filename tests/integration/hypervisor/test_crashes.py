@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import signal
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -150,10 +153,32 @@ def test_a_libvirt_that_is_killed_is_told_as_the_machine_s_failure(own_daemon, l
         own_daemon.kill()
 
         assert called.wait(10)
+        assert events.watch("begun later").wait_for_end(0)
         with pytest.raises(MachineBroken, match=r"libvirt ended|the connection broke"):
             connection.require_alive()
         with pytest.raises(MachineBroken, match="start it again"):
             connection.domains()
+
+
+def test_a_connection_that_was_lost_is_freed_with_all_that_watched_it(own_daemon):
+    from vm.windows.hypervisor.connection import Connection
+    from vm.windows.hypervisor.domain_events import DomainEvents
+
+    def use():
+        with Connection.open(own_daemon.uri) as connection, contextlib.closing(DomainEvents(connection)) as events:
+            watch = events.watch("any")
+            own_daemon.kill()
+            assert watch.wait_for_end(10)
+            return weakref.ref(connection), weakref.ref(events), weakref.ref(connection.raw)
+
+    kept = use()
+
+    # The thread of the events still holds it for a moment.
+    end = time.monotonic() + 10
+    while any(reference() is not None for reference in kept) and time.monotonic() < end:
+        gc.collect()
+        time.sleep(0.02)
+    assert [reference() for reference in kept] == [None] * 3
 
 
 def test_a_domain_whose_libvirt_was_killed_is_cleared_away_by_the_next_lease(

@@ -89,9 +89,14 @@ class Connection:
         if self._closed:
             return
         self._closed = True
+        # Each for itself: on a connection that was lost the first one fails, and what it watches would stay for good.
+        self.attempt(self.raw.unregisterCloseCallback)
+        self.attempt(self.raw.close)
+
+    def attempt(self, undo: Callable[[], object]) -> None:
+        """Take something back that ends with the connection in any case; that it cannot be is only logged."""
         try:
-            self.raw.unregisterCloseCallback()
-            self.raw.close()
+            undo()
         except libvirt.libvirtError as error:
             _LOG.debug("%s: closing: %s", self.uri.text, words_of(error))
 

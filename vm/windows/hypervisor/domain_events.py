@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import libvirt
@@ -140,6 +141,7 @@ class DomainEvents:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._watches: dict[str, DomainWatch] = {}
+        self._lost: str | None = None
         self._lock = threading.Lock()
         raw = connection.raw
         with connection.doing("gives no events"):
@@ -156,18 +158,20 @@ class DomainEvents:
 
     def close(self) -> None:
         """Take no more events."""
-        try:
-            for number in self._registered:
-                self._connection.raw.domainEventDeregisterAny(number)
-            if self._monitor is not None:
-                libvirt_qemu.qemuMonitorEventDeregister(self._connection.raw, self._monitor)
-        except libvirt.libvirtError as error:
-            _LOG.debug("%s: its events: %s", self._connection.uri.text, error)
+        raw = self._connection.raw
+        for number in self._registered:
+            self._connection.attempt(partial(raw.domainEventDeregisterAny, number))
+        if self._monitor is not None:
+            self._connection.attempt(partial(libvirt_qemu.qemuMonitorEventDeregister, raw, self._monitor))
 
     def watch(self, name: str) -> DomainWatch:
         """The watch of a domain, which need not exist yet."""
         with self._lock:
-            return self._watches.setdefault(name, DomainWatch())
+            watch = self._watches.setdefault(name, DomainWatch())
+            lost = self._lost
+        if lost is not None:
+            watch.lost(lost)
+        return watch
 
     def forget(self, name: str) -> None:
         """Watch a domain no longer."""
@@ -202,6 +206,7 @@ class DomainEvents:
 
     def _on_lost(self, reason: str) -> None:
         with self._lock:
+            self._lost = reason
             watches = list(self._watches.values())
         for watch in watches:
             watch.lost(reason)
