@@ -160,6 +160,22 @@ def test_a_libvirt_that_is_killed_is_told_as_the_machine_s_failure(own_daemon, l
             connection.domains()
 
 
+def test_a_libvirt_that_does_not_answer_is_not_waited_for_without_end(own_daemon):
+    from vm.windows.hypervisor.connection import Connection
+
+    os.kill(own_daemon.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(MachineBroken, match=r"no answer within 0\.5 s; see whether .* version"):
+            Connection.open(own_daemon.uri, within=0.5)
+    finally:
+        os.kill(own_daemon.pid, signal.SIGCONT)
+
+    end = time.monotonic() + 10
+    while any(thread.name.startswith("opens ") for thread in threading.enumerate()) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not any(thread.name.startswith("opens ") for thread in threading.enumerate())
+
+
 def test_a_connection_that_was_lost_is_freed_with_all_that_watched_it(own_daemon):
     from vm.windows.hypervisor.connection import Connection
     from vm.windows.hypervisor.domain_events import DomainEvents

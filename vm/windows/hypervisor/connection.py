@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import threading
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -24,6 +25,8 @@ _LOG = logging.getLogger(__name__)
 KEEPALIVE_SECONDS: Final = 5
 KEEPALIVE_COUNT: Final = 5
 """A connection that is silent for this many times this long is closed by libvirt: half a minute."""
+OPENS_WITHIN: Final = 60.0
+"""Seconds for a connection, with the log-in on another computer."""
 QEMU: Final = "QEMU"
 _REASONS: Final = {
     libvirt.VIR_CONNECT_CLOSE_REASON_ERROR: "the connection broke",
@@ -48,30 +51,32 @@ class Connection:
         self._on_lost: list[Callable[[str], None]] = []
         self._lock = threading.Lock()
         self._closed = False
-        with translated(f"{uri.text}: the connection cannot be watched"):
-            raw.registerCloseCallback(self._closing, None)
         try:
+            # The first call: none is waited for without end from here on.
             raw.setKeepAlive(KEEPALIVE_SECONDS, KEEPALIVE_COUNT)
         except libvirt.libvirtError as error:
             # A driver inside this process has no connection that could be lost.
             _LOG.debug("%s: no keepalive: %s", uri.text, words_of(error))
+        with translated(f"{uri.text}: the connection cannot be watched"):
+            raw.registerCloseCallback(self._closing, None)
 
     @classmethod
-    def open(cls, uri: str | None = None) -> Connection:
+    def open(cls, uri: str | None = None, *, within: float = OPENS_WITHIN) -> Connection:
         """Connect.
 
         Args:
             uri: a libvirt URI; None for LIBVIRT_DEFAULT_URI, else ``qemu:///session``.
+            within: seconds to wait for it.
 
         Raises:
             MachineConfigurationError: it is no URI, nothing answers there, or this user may not connect.
-            MachineBroken: libvirt fails otherwise.
+            MachineBroken: libvirt does not answer in time, or fails otherwise.
         """
         target = HypervisorUri.parse(chosen_uri(uri, os.environ))
         _check_user(target)
         start_event_loop()
         try:
-            raw = libvirt.open(target.text)
+            raw = _opened(target, within)
         except libvirt.libvirtError as error:
             raise _not_opened(target, error) from error
         return cls(target, raw)
@@ -216,6 +221,29 @@ class Connection:
         _LOG.warning("%s: %s", self.uri.text, self._lost)
         for callback in callbacks:
             callback(self._lost)
+
+
+def _opened(uri: HypervisorUri, seconds: float) -> Any:
+    """Libvirt's own object; its call has no deadline, so it is made in a thread that can be left behind."""
+    answers = queue.SimpleQueue[Any]()
+
+    def call() -> None:
+        try:
+            answers.put(libvirt.open(uri.text))
+        except libvirt.libvirtError as error:
+            answers.put(error)
+
+    threading.Thread(target=call, name=f"opens {uri.text}", daemon=True).start()
+    try:
+        answer = answers.get(timeout=seconds)
+    except queue.Empty:
+        # A connection that comes after all ends with the queue, which nobody else has.
+        raise MachineBroken(
+            f"{uri.text}: no answer within {seconds:g} s; see whether this works: virsh --connect '{uri.text}' version"
+        ) from None
+    if isinstance(answer, libvirt.libvirtError):
+        raise answer
+    return answer
 
 
 def _dotted(number: int) -> tuple[int, int, int]:
