@@ -68,6 +68,14 @@ class VolumeDefinition:
     backing: VolumeBacking | None = part("backingStore", VolumeBacking, default=None)
 
 
+@dataclass(frozen=True)
+class _Overlay:
+    """What any file of a pool stands on, None for one that stands alone or is no disk."""
+
+    name: str = text("name")
+    base: Path | None = file("backingStore/path", default=None)
+
+
 class HostFolder:
     """A folder on the hypervisor's host. Names are those of files directly in it.
 
@@ -103,6 +111,14 @@ class HostFolder:
             self._refresh()
             # One call: listVolumes counts first and then takes so many, of which another process changes the number.
             return tuple(sorted(str(volume.name()) for volume in self._pool.listAllVolumes()))
+
+    def bases(self) -> dict[str, Path]:
+        """The overlays in the folder by name, each with the path of what it stands on."""
+        with self._doing("cannot be listed"):
+            self._refresh()
+            described = [str(volume.XMLDesc(0)) for volume in self._pool.listAllVolumes()]
+        found = (xml_fields.read(_Overlay, xml_fields.parse(xml, "storage volume")) for xml in described)
+        return {one.name: one.base for one in found if one.base is not None}
 
     def size(self, name: str) -> int | None:
         """Bytes of a file, None where it does not exist. They are not the capacity of a disk in it."""
