@@ -10,6 +10,7 @@ import pytest
 from tests.fixtures import tiny_linux
 from vm.errors import MachineBroken
 from vm.windows.hypervisor.connection import Connection
+from vm.windows.hypervisor.file_marks import remove_set
 from vm.windows.hypervisor.host_folder import HostFolder
 
 
@@ -112,6 +113,15 @@ def test_a_file_that_somebody_else_removed_is_none(folder):
     assert folder.size("b.file") is None
     folder.remove("c.file")
     assert folder.names() == ()
+
+
+def test_a_set_goes_with_what_its_serial_log_was_before_it_grew_too_long(folder):
+    for name in ("a-1.run.serial", "a-1.run.serial.0", "a-1.run.serial.2", "a-1.run.mark", "a-1.0123456789.save"):
+        folder.write(name, b"x")
+
+    remove_set(folder, "a-1.run", folder.names())
+
+    assert folder.names() == ("a-1.0123456789.save",)
 
 
 def test_an_overlay_stands_on_its_disk_and_has_its_size(folder):
