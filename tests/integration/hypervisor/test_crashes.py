@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import shutil
 import signal
 import threading
 import time
@@ -76,6 +77,18 @@ def test_screen_memory_and_serial_log_of_a_crash_are_collected(lease, tmp_path):
     assert b"sysrq triggered crash" in found["serial.log"]
     assert found["memory.kdump"].startswith((b"KDUMP", b"makedumpfile"))
     assert domain.state() is DomainState.CRASHED, "looking changes nothing"
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_memory_for_which_there_is_no_room_here_is_not_fetched_in_part(lease, tmp_path, caplog, monkeypatch):
+    domain = lease()
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: usage._replace(free=255 << 20))
+
+    found = domain.collect(tmp_path)
+
+    assert {path.name for path in found} == {"screen.png", "serial.log"}
+    assert f"no memory dump: 255 MiB free in {tmp_path}, 256 needed" in caplog.text
 
 
 @pytest.mark.usefixtures("nothing_left")

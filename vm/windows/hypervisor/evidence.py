@@ -6,6 +6,7 @@ Evidence never hides what it is evidence of: a part that cannot be had is left o
 from __future__ import annotations
 
 import logging
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -74,9 +75,9 @@ def _serial(folder: HostFolder, name: str, target: Path) -> Path:
 
 
 def _memory(handle: DomainHandle, folder: HostFolder, target: Path, scratch: str, memory_mib: int) -> Path:
-    free = folder.free_mib()
-    if free < memory_mib:
-        raise MachineBroken(f"no memory dump: {free} MiB free in {folder.path}, {memory_mib} needed")
+    for place, free in ((folder.path, folder.free_mib()), (target, shutil.disk_usage(target).free >> 20)):
+        if free < memory_mib:
+            raise MachineBroken(f"no memory dump: {free} MiB free in {place}, {memory_mib} needed")
     errors: list[str] = []
     for kind, name in MEMORY.items():
         try:
