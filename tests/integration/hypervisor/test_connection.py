@@ -163,3 +163,14 @@ def test_a_failure_of_libvirt_carries_its_words_and_a_remedy(test_driver):
 
     with pytest.raises(MachineBroken, match=r"saved memory cannot be read: .*/nonexistent.*log"):
         connection.saved_domain("/nonexistent")
+
+
+def test_a_saved_memory_of_another_machine_is_the_machine_s_failure(test_driver, tmp_path):
+    connection, _ = test_driver
+    saved = str(tmp_path / "saved")
+    connection.find("test").save(saved)
+    try:
+        with pytest.raises(MachineBroken, match="saved: the saved memory is of no machine of this project"):
+            connection.saved_domain(saved)
+    finally:
+        connection.raw.restore(saved)

@@ -18,7 +18,7 @@ from vm.windows.hypervisor.domain_xml import Accelerator, Domain
 from vm.windows.hypervisor.event_loop import start_event_loop
 from vm.windows.hypervisor.libvirt_errors import NO_DOMAIN, code_of, translated, words_of
 from vm.windows.hypervisor.uri import HypervisorUri, chosen_uri
-from vm.windows.hypervisor.xml_fields import parse
+from vm.windows.hypervisor.xml_fields import XmlError, parse
 
 _LOG = logging.getLogger(__name__)
 
@@ -212,7 +212,11 @@ class Connection:
             saved: its path on the hypervisor's host.
         """
         with self.doing(f"{saved}: the saved memory cannot be read"):
-            return Domain.from_xml(self.raw.saveImageGetXMLDesc(saved, 0))
+            xml = self.raw.saveImageGetXMLDesc(saved, 0)
+        try:
+            return Domain.from_xml(xml)
+        except XmlError as error:
+            raise MachineBroken(f"{saved}: the saved memory is of no machine of this project: {error}") from error
 
     def _closing(self, _raw: Any, reason: int, _opaque: Any) -> None:
         with self._lock:
