@@ -7,12 +7,13 @@ import pytest
 
 from tests.fixtures import tiny_linux
 from tests.fixtures.tiny_image import make_image
+from vm.errors import MachineBroken
 from vm.windows.hypervisor.leasing import LeaseRequest
 from vm.windows.hypervisor.libvirt_errors import OperationRefused, broken
 from vm.windows.hypervisor.mark import Role
 from vm.windows.hypervisor.reset import Capabilities, Strategy
 from vm.windows.hypervisor.slot_machine import Blueprint, SlotMachine
-from vm.windows.hypervisor.ways_back import ColdBootWay, SnapshotWay, Ways, prepare
+from vm.windows.hypervisor.ways_back import ColdBootWay, GoldenSaveWay, SnapshotWay, Ways, prepare
 from vm.windows.hypervisor.workplace import open_workplace
 from vm.windows.leased_domain import DomainState
 from vm.windows.profiles.profile import Firmware
@@ -164,6 +165,36 @@ def test_when_every_way_is_refused_the_last_refusal_is_told():
 
     with pytest.raises(OperationRefused):
         prepare(Machine(), ways, Capabilities(libvirt=(9, 0, 0), uefi=False), lambda: None)
+
+
+class ShortOfMemory(Machine):
+    """A domain for which the hypervisor has no memory just now."""
+
+    def restore(self, golden):
+        error = libvirt.libvirtError("restore failed")
+        error.err = (
+            libvirt.VIR_ERR_INTERNAL_ERROR,
+            libvirt.VIR_FROM_QEMU,
+            "cannot set up guest memory 'pc.ram': Cannot allocate memory",
+        )
+        raise broken(error, "domain a-1: its saved memory cannot be restored")
+
+    def require_hypervisor(self):
+        pass
+
+
+class WholeSets:
+    """Golden sets of which one is complete; nothing else may be done with them."""
+
+    def find(self, key):
+        return f"golden set {key}"
+
+
+def test_a_golden_set_stays_when_the_hypervisor_is_only_short_of_memory():
+    way = GoldenSaveWay(ShortOfMemory(), WholeSets(), "key", None, lambda _line: None)
+
+    with pytest.raises(MachineBroken, match="free memory on the hypervisor, or run fewer machines at once"):
+        way.prepare(lambda: None)
 
 
 def test_a_memory_that_cannot_be_saved_is_refused_although_libvirt_gives_it_no_number_of_its_own():

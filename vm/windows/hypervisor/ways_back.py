@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from vm.errors import MachineBroken
 from vm.windows.hypervisor.golden_sets import GoldenSet, GoldenSets
-from vm.windows.hypervisor.libvirt_errors import OperationRefused
+from vm.windows.hypervisor.libvirt_errors import NoRoom, OperationRefused
 from vm.windows.hypervisor.mark import Mark
 from vm.windows.hypervisor.reset import Capabilities, Plan, Strategy, plan
 from vm.windows.hypervisor.slot_machine import SlotMachine
@@ -71,6 +71,9 @@ class GoldenSaveWay:
         if golden is not None:
             try:
                 self._machine.restore(golden)
+            except NoRoom:
+                # It is not the set that failed, and to make it again takes the same room.
+                raise
             except MachineBroken as error:
                 self._machine.require_hypervisor()
                 _LOG.warning("slot %s: its saved memory is made again: %s", self._machine.name, error)
