@@ -146,6 +146,23 @@ def test_a_qemu_that_is_killed_leaves_a_domain_that_is_off_and_comes_back(lease,
     tiny_linux.wait_until_reachable(domain.address_of)
 
 
+@pytest.mark.usefixtures("nothing_left")
+def test_a_qemu_that_does_not_answer_is_ended_and_comes_back(lease, daemon, monkeypatch, tmp_path):
+    from vm.windows.hypervisor import domain_handle
+
+    monkeypatch.setattr(domain_handle, "ANSWERS_WITHIN", 1.0)
+    domain = lease()
+
+    os.kill(qemu_of(daemon, domain.name), signal.SIGSTOP)
+
+    with pytest.raises(MachineBroken, match="takes no NMI: QEMU did not answer within 1 s and was ended"):
+        domain.inject_nmi()
+    assert domain.state() is DomainState.OFF
+    assert [path.name for path in domain.collect(tmp_path)] == ["serial.log"]
+    domain.revert()
+    tiny_linux.wait_until_reachable(domain.address_of)
+
+
 @pytest.fixture
 def own_daemon(tmp_path):
     """A daemon for one test, which may kill it."""

@@ -99,11 +99,11 @@ class Connection:
         self.attempt(self.raw.close)
 
     def attempt(self, undo: Callable[[], object]) -> None:
-        """Take something back that ends with the connection in any case; that it cannot be is only logged."""
+        """Take something back or end it as far as that is possible; that it is not is only logged."""
         try:
             undo()
         except libvirt.libvirtError as error:
-            _LOG.debug("%s: closing: %s", self.uri.text, words_of(error))
+            _LOG.debug("%s: not taken back: %s", self.uri.text, words_of(error))
 
     @property
     def is_qemu(self) -> bool:
