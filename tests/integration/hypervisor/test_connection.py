@@ -11,7 +11,7 @@ import pytest
 
 from vm.errors import MachineBroken, MachineConfigurationError
 from vm.windows.hypervisor.connection import Connection
-from vm.windows.hypervisor.domain_events import DomainEvents
+from vm.windows.hypervisor.domain_events import DomainEvents, DomainWatch
 from vm.windows.hypervisor.domain_xml import Accelerator
 from vm.windows.hypervisor.uri import HypervisorUri, chosen_uri
 
@@ -128,6 +128,28 @@ def test_the_end_of_a_domain_is_told_with_its_reason(test_driver):
         domain.start()
     watch.begin()
     assert watch.ended is None
+
+
+def test_a_callback_that_was_taken_back_does_not_come_any_more_and_not_late_either():
+    watch, entered, leave, taken_back = DomainWatch(), threading.Event(), threading.Event(), threading.Event()
+
+    def slow():
+        entered.set()
+        assert leave.wait(10)
+        assert not taken_back.is_set(), "the next life of the domain may have begun"
+
+    watch.when_stopped(slow)
+    event = threading.Thread(target=watch.stopped, args=("it was destroyed",))
+    event.start()
+    assert entered.wait(10)
+    taker = threading.Thread(target=lambda: (watch.when_stopped(None), taken_back.set()))
+    taker.start()
+
+    assert not taken_back.wait(0.2)
+    leave.set()
+    event.join(10)
+    assert taken_back.wait(10)
+    taker.join(10)
 
 
 def test_a_domain_that_is_not_there_is_none_and_one_without_a_mark_has_none(test_driver):

@@ -42,6 +42,7 @@ class DomainWatch:
         self._lost: str | None = None
         self._disk_failed = False
         self._callback: Callable[[], None] | None = None
+        self._calling = threading.RLock()
 
     def begin(self) -> None:
         """Forget what happened: a new life of the domain begins."""
@@ -66,13 +67,15 @@ class DomainWatch:
         """Have a function called at the guest's panic, the domain's end, its disk's failure or the hypervisor's loss.
 
         Args:
-            callback: called from another thread, or at once; None takes the last one back.
+            callback: called from another thread, or at once; None takes the last one back, and waits where it is just
+                being called: what it does would otherwise meet the next life of the domain.
         """
-        with self._changed:
-            self._callback = callback
-            happened = self._happened()
-        if callback is not None and happened:
-            callback()
+        with self._calling:
+            with self._changed:
+                self._callback = callback
+                happened = self._happened()
+            if callback is not None and happened:
+                callback()
 
     def wait_for_panic(self, seconds: float) -> GuestPanic | None:
         """The guest's panic, waiting for it at most this long; no longer than the domain lives."""
@@ -122,13 +125,14 @@ class DomainWatch:
         return self._panic is not None or self._disk_failed or self._ended is not None or self._lost is not None
 
     def _note(self, note: Callable[[], None]) -> None:
-        with self._changed:
-            before = self._happened()
-            note()
-            self._changed.notify_all()
-            callback = None if before else self._callback
-        if callback is not None:
-            callback()
+        with self._calling:
+            with self._changed:
+                before = self._happened()
+                note()
+                self._changed.notify_all()
+                callback = None if before else self._callback
+            if callback is not None:
+                callback()
 
 
 class DomainEvents:
