@@ -100,10 +100,22 @@ class LeaseKeeper:
         if self._lost is not None:
             raise LeaseLost(str(self._lost))
 
+    def confirm(self) -> None:
+        """Ask in any case, before what would harm a new owner.
+
+        The clock of a computer that was suspended as a whole stood still, and one can be set back.
+
+        Raises:
+            LeaseLost: it was taken over.
+            MachineBroken: the hypervisor failed.
+        """
+        self._renew()
+        self.require()
+
     def is_lost(self) -> bool:
-        """Whether the slot was taken over; where the hypervisor does not answer, it is not known to be."""
+        """Whether the slot was taken over. It is asked; where the hypervisor does not answer, it is not known to be."""
         try:
-            self.require()
+            self.confirm()
         except LeaseLost:
             return True
         except MachineBroken as error:
