@@ -94,8 +94,11 @@ def test_a_way_that_was_asked_for_and_is_refused_says_so(lease, uefi):
 class RefusedWay:
     """A way that the hypervisor refuses."""
 
+    def __init__(self, refusal=None):
+        self.refusal = refusal or OperationRefused("the hypervisor cannot do that")
+
     def prepare(self, settle):
-        raise OperationRefused("the hypervisor cannot do that")
+        raise self.refusal
 
     def revert(self, settle):
         raise AssertionError("it was never prepared")
@@ -202,7 +205,14 @@ def test_a_memory_that_cannot_be_saved_is_refused_although_libvirt_gives_it_no_n
     words = "Requested operation is not valid: cannot migrate domain: State blocked by non-migratable CPU device"
     error.err = (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_FROM_QEMU, words)
 
-    assert isinstance(broken(error, "domain a: its memory cannot be saved"), OperationRefused)
+    refusal = broken(error, "domain a: its memory cannot be saved")
+
+    assert isinstance(refusal, OperationRefused)
+    settled, ways = [], Ways(RefusedWay(refusal), WorkingWay(), WorkingWay())
+    way, plan = prepare(Machine(), ways, Capabilities(libvirt=(9, 0, 0), uefi=False), lambda: settled.append(1))
+    assert way is ways.cold_boot, "a snapshot holds the memory too"
+    assert "State blocked by non-migratable CPU device" in plan.reason
+    assert settled == [1]
 
 
 def test_slots_are_named_after_their_image_and_counted_from_one(tiny):

@@ -51,6 +51,10 @@ class OperationRefused(MachineBroken):
     """The hypervisor cannot do that with this machine; another way may work."""
 
 
+class MemoryStays(OperationRefused):
+    """A device or the guest keeps its memory from being saved, in a file of its own or in a snapshot."""
+
+
 def code_of(error: libvirt.libvirtError) -> int:
     """The error's number of libvirt's virErrorNumber."""
     return int(error.get_error_code())
@@ -69,7 +73,9 @@ def broken(error: libvirt.libvirtError, action: str) -> MachineBroken:
         action: what was tried, as ``domain win11-1: cannot be started``.
     """
     words = words_of(error)
-    if code_of(error) in _REFUSED or _NOT_MIGRATABLE in words:
+    if _NOT_MIGRATABLE in words:
+        return MemoryStays(f"{action}: {words}; this machine's memory cannot be saved")
+    if code_of(error) in _REFUSED:
         return OperationRefused(f"{action}: {words}; this hypervisor cannot do that with this machine")
     if room := _remedy(words, _NO_ROOM):
         return NoRoom(f"{action}: {words}; {room}")

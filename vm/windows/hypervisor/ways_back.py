@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from vm.errors import MachineBroken
 from vm.windows.hypervisor.golden_sets import GoldenSet, GoldenSets
-from vm.windows.hypervisor.libvirt_errors import NoRoom, OperationRefused
+from vm.windows.hypervisor.libvirt_errors import MemoryStays, NoRoom, OperationRefused
 from vm.windows.hypervisor.mark import Mark
 from vm.windows.hypervisor.reset import Capabilities, Plan, Strategy, plan
 from vm.windows.hypervisor.slot_machine import SlotMachine
@@ -219,12 +219,15 @@ def prepare(
             if forced is not None or chosen.strategy is Strategy.COLD_BOOT:
                 raise
             _LOG.warning("%s: no %s: %s", machine.name, chosen.strategy.value, error)
-            capabilities = _without(capabilities, chosen.strategy, str(error))
+            capabilities = _without(capabilities, chosen.strategy, error)
         else:
             return way, chosen
 
 
-def _without(capabilities: Capabilities, strategy: Strategy, why: str) -> Capabilities:
+def _without(capabilities: Capabilities, strategy: Strategy, refusal: OperationRefused) -> Capabilities:
+    why = str(refusal)
+    if isinstance(refusal, MemoryStays):
+        return replace(capabilities, save_refused=why, snapshot_refused=why)
     if strategy is Strategy.GOLDEN_SAVE:
         return replace(capabilities, save_refused=why)
     return replace(capabilities, snapshot_refused=why)
