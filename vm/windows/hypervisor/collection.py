@@ -108,6 +108,8 @@ def _remove_under(place: Workplace, lease: str | None, findings: list[Finding]) 
 def _without_bases(place: Workplace, findings: Iterable[Finding]) -> list[Finding]:
     """Keep the copies of images that a disk stands on which stays: who has an image of the same content uses it too."""
     listed = list(findings)
+    if not any(finding.remove and _is_copy(finding.resource) for finding in listed):
+        return listed
     goes = {PurePosixPath(finding.resource.name).name for finding in listed if finding.remove}
     needed = {set_of(base.name) for name, base in place.folder.bases().items() if name not in goes}
     return [
