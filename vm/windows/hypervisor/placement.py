@@ -131,9 +131,10 @@ class ImageOnHost:
         if self._in_place:
             return self._image.disk.resolve()
         content = self._folder.read(name_in(self.copy_name, _DESCRIPTION), _LONGEST)
-        if content != self._description():
+        disk = name_in(self.copy_name, _KIND)
+        if content != self._description() or self._folder.size(disk) != self._stored.size:
             return None
-        return self._folder.path_of(name_in(self.copy_name, _KIND))
+        return self._folder.path_of(disk)
 
     def send(self, mark: Mark, tell: Callable[[str], None]) -> Path:
         """Copy it there. One does so at a time.
