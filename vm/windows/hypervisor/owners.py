@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
-import getpass
 import os
+import pwd
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -124,8 +124,9 @@ def current_owner(worker: str, processes: LocalProcesses | None = None) -> Owner
         processes: where to look; this computer.
     """
     try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
+        # Not getpass: what is kept for a user belongs to the one that runs, whatever the environment says.
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
         # A container may run as a number without a name.
         user = str(os.getuid())
     return (processes or LocalProcesses()).owner(os.getpid(), user, worker)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 import sys
 from dataclasses import replace
@@ -73,6 +74,13 @@ def test_a_process_that_cannot_be_read_is_unknown(proc, owner):
     (proc / "7/stat").write_text("nonsense")
 
     assert LocalProcesses(proc, "h").liveness(owner) is Liveness.UNKNOWN
+
+
+def test_an_owner_is_who_runs_and_not_whom_the_environment_names(monkeypatch):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "somebody-else")
+
+    assert current_owner("main").user == pwd.getpwuid(os.getuid()).pw_name
 
 
 def test_nothing_is_said_where_there_is_no_proc(tmp_path, owner):
