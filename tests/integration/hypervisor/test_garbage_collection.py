@@ -108,6 +108,18 @@ def test_the_copy_of_an_earlier_build_is_removed_once_no_disk_stands_on_it(daemo
     (store.root / "rebuilt").chmod(0o700)
 
 
+def test_a_store_that_is_not_there_says_nothing_of_its_images(daemon, environment, tmp_path):
+    store = ImageStore(tmp_path / "not mounted")
+    environment = {**environment, "NTPROOF_HYPERVISOR_DIR": str(tmp_path / "host")}
+    with open_workplace(daemon.uri, store.root, environment=environment) as place:
+        gone = replace(place.owner, pid=1 << 22)
+        write_mark(place.folder, "a-1.0123", replace(place.mark(Role.GOLDEN, image="a", slot="a-1"), owner=gone))
+
+        assert removed(collect(daemon.uri, store, environment=environment)) == set()
+        store.root.mkdir()
+        assert removed(collect(daemon.uri, store, environment=environment)) == {(Kind.FILE, "a-1.0123.mark")}
+
+
 def test_a_domain_that_took_an_orphan_s_name_meanwhile_stays(daemon, place, host):
     gone = replace(place.mark(Role.PROBE), owner=replace(place.owner, pid=1 << 22))
     orphan = Finding(Resource(Kind.DOMAIN, "ntproof-probe-x", gone.to_xml()), remove=True, reason="gone")

@@ -67,7 +67,7 @@ def select(
     records: Mapping[str, Versioned | None],
     *,
     me: Owner,
-    images: Mapping[str, str | None],
+    images: Mapping[str, str | None] | None,
     now_ms: int,
     probe: OwnerProbe,
 ) -> tuple[Finding, ...]:
@@ -79,7 +79,7 @@ def select(
         records: the record of each slot that a mark may name, None for one that was never taken.
         me: who asks.
         images: the images that this user has by name, each with the set of files that is a copy of its disk, None where
-            that is not known.
+            that is not known; None where there is nothing that says which there are.
         now_ms: the time in milliseconds since 1970 UTC.
         probe: looks for owners.
     """
@@ -102,7 +102,7 @@ def _decide(
     resource: Resource,
     standing: Callable[[str], tuple[Standing, Owner | None] | None],
     me: Owner,
-    images: Mapping[str, str | None],
+    images: Mapping[str, str | None] | None,
     now_ms: int,
     probe: OwnerProbe,
 ) -> tuple[bool, str]:
@@ -130,10 +130,12 @@ def _decide(
 
 
 def _of_image(
-    mark: Mark, resource: Resource, me: Owner, images: Mapping[str, str | None], liveness: Liveness
+    mark: Mark, resource: Resource, me: Owner, images: Mapping[str, str | None] | None, liveness: Liveness
 ) -> tuple[bool, str]:
     if (mark.owner.host, mark.owner.user) != (me.host, me.user):
         return False, f"belongs to the images of {mark.owner.user}@{mark.owner.host}"
+    if images is None:
+        return False, f"there is no image store here that says whether image {mark.image!r} is gone"
     gone = f"image {mark.image!r} is gone"
     if mark.image is None or mark.image in images:
         copy = None if mark.image is None or mark.slot is not None else images[mark.image]

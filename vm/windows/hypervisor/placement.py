@@ -82,8 +82,13 @@ def is_usable_in_place(uri: HypervisorUri, path: Path) -> bool:
         return False
 
 
-def copies_of(store: ImageStore) -> Mapping[str, str | None]:
-    """The copy of each image of a store by the image's name: its set of files; None where the image cannot be read."""
+def copies_of(store: ImageStore) -> Mapping[str, str | None] | None:
+    """The copy of each image of a store by the image's name: its set of files, None where the image cannot be read.
+
+    None as a whole where there is no store: it may be on a disk that is not mounted, or named only elsewhere.
+    """
+    if not store.root.is_dir():
+        return None
     found: dict[str, str | None] = {}
     for name in store.names():
         try:

@@ -39,7 +39,7 @@ def removes(xml, found=None, images=("i",), slots=("s",), now=NOW, name="d", kin
     if isinstance(xml, Mark):
         xml = xml.to_xml()
     resource = Resource(kind, name, xml)
-    known = images if isinstance(images, dict) else dict.fromkeys(images)
+    known = dict.fromkeys(images) if isinstance(images, tuple) else images
     (finding,) = select([resource], dict.fromkeys(slots, found), me=ME, images=known, now_ms=now, probe=Probe())
     assert finding.resource is resource
     assert finding.reason
@@ -125,6 +125,11 @@ def test_the_copy_of_an_image_goes_with_the_build_that_it_is_a_copy_of(images, o
     copy = mark(owner, Role.GOLDEN, slot=None)
 
     assert removes(copy, images=images, name=f"/folder/image.0123.{kind}", kind=Kind.FILE) is expected
+
+
+def test_a_golden_machine_stays_where_no_store_says_that_its_image_is_gone():
+    assert not removes(mark(ENDED, Role.GOLDEN), images=None)
+    assert removes(mark(ENDED), None, images=None), "a clone is none of an image's"
 
 
 def test_a_record_stays_also_when_its_owner_is_gone():
