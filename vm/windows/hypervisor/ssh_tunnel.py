@@ -1,7 +1,7 @@
 """A tunnel to a hypervisor's host with the system's own ssh: one connection, and ports added to it as they are needed.
 
 The user's SSH configuration, keys and known hosts apply, as they do to libvirt's own qemu+ssh connection. Nothing is
-asked (BatchMode), and no host key is taken unseen.
+asked (BatchMode): a host key that this configuration does not take ends the connection.
 """
 
 from __future__ import annotations
