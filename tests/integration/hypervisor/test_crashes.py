@@ -80,6 +80,19 @@ def test_screen_memory_and_serial_log_of_a_crash_are_collected(lease, tmp_path):
 
 
 @pytest.mark.usefixtures("nothing_left")
+def test_a_serial_log_that_rolled_over_just_before_a_crash_is_collected_whole(lease, environment, tmp_path):
+    domain = lease()
+    current = Path(environment["NTPROOF_HYPERVISOR_DIR"]) / f"{domain.name}.run.serial"
+    # As virtlogd does, which these tests' daemon does without.
+    current.with_name(f"{current.name}.0").write_bytes(b"what led there\n")
+    said = current.read_bytes()
+
+    domain.collect(tmp_path)
+
+    assert (tmp_path / "serial.log").read_bytes().startswith(b"what led there\n" + said)
+
+
+@pytest.mark.usefixtures("nothing_left")
 def test_a_memory_for_which_there_is_no_room_here_is_not_fetched_in_part(lease, tmp_path, caplog, monkeypatch):
     domain = lease()
     usage = shutil.disk_usage(tmp_path)

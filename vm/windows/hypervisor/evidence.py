@@ -27,6 +27,8 @@ MEMORY: Final = {
     DumpFormat.ELF: "memory.elf",
 }
 """Names by format, in the order in which they are tried: what WinDbg reads first, then the smaller one."""
+ROLLED_OVER: Final = ".0"
+"""Ends the name of what a serial log was before it grew too long (virtlogd.conf, max_backups)."""
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 
 
@@ -70,7 +72,10 @@ def _screen(handle: DomainHandle, target: Path) -> Path:
 
 def _serial(folder: HostFolder, name: str, target: Path) -> Path:
     path = target / SERIAL
-    folder.download(name, path)
+    earlier = f"{name}{ROLLED_OVER}"
+    if folder.size(earlier) is not None:
+        folder.download(earlier, path)
+    folder.download(name, path, append=True)
     return path
 
 

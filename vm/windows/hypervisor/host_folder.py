@@ -178,8 +178,13 @@ class HostFolder:
         """Make a small file, in the place of an earlier one."""
         return self._send(io.BytesIO(content), len(content), name)
 
-    def download(self, name: str, target: Path) -> None:
+    def download(self, name: str, target: Path, *, append: bool = False) -> None:
         """Fetch a file to this computer.
+
+        Args:
+            name: its name.
+            target: the file here.
+            append: whether what `target` has stays before it.
 
         Raises:
             MachineBroken: there is none, or it cannot be fetched.
@@ -188,7 +193,7 @@ class HostFolder:
         if volume is None:
             raise MachineBroken(f"{self.path_of(name)}: there is no such file on the hypervisor's host")
         try:
-            with target.open("wb") as sink:
+            with target.open("ab" if append else "wb") as sink:
                 self._fetch(volume, name, sink, 0)
         except OSError as error:
             raise MachineBroken(f"{target}: {error.strerror}; free space, or choose another folder") from error
