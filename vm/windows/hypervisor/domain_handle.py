@@ -91,13 +91,15 @@ class DomainHandle:
         except MachineBroken as error:
             if not late.is_set():
                 raise
-            timer.join(within)
             raise MachineBroken(
                 f"domain {self.name}: {failed}: QEMU did not answer within {within:g} s and was ended;"
                 " see the load and the disks of the hypervisor"
             ) from error
         finally:
             timer.cancel()
+            if late.is_set():
+                # What it ends is this life of the domain, and not the next one.
+                timer.join(ANSWERS_WITHIN)
 
     def state(self) -> LibvirtState:
         """What it does; SHUTOFF also where there is no such domain any more."""
