@@ -61,7 +61,8 @@ class LeasedDomain(Protocol):
     def when_stopped(self, callback: Callable[[], None] | None) -> None:
         """Have a function called once the guest panics or the domain goes off; None takes the last one back.
 
-        It is called from another thread, and at once if that has happened already. It must not call the domain.
+        It is called from another thread, and at once if that has happened already. It must not call the domain. One
+        that was taken back is not called any more, nor still being called.
         """
 
     def wait_for_panic(self, seconds: float) -> GuestPanic | None:

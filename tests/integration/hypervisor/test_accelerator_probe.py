@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from vm.windows.hypervisor.accelerator import DEADLINE, Choice, Observation
+from vm.windows.hypervisor.accelerator import DEADLINE, Choice, Observation, choose
 from vm.windows.hypervisor.accelerator_memory import AcceleratorMemory
 from vm.windows.hypervisor.accelerator_probe import observe
 from vm.windows.hypervisor.domain_xml import Accelerator
@@ -61,9 +61,28 @@ def test_a_choice_is_remembered_for_the_same_versions_and_hypervisor_only(tmp_pa
     assert AcceleratorMemory(environment, LOCAL, {"qemu": "7.2.0"}).recall() == choice
     assert AcceleratorMemory(environment, LOCAL, {"qemu": "8.0.0"}).recall() is None
     assert AcceleratorMemory(environment, HypervisorUri.parse("qemu:///session"), {"qemu": "7.2.0"}).recall() is None
+    other = HypervisorUri.parse("qemu:///system?socket=/run/another")
+    assert AcceleratorMemory(environment, other, {"qemu": "7.2.0"}).recall() is None
     far = AcceleratorMemory(environment, HypervisorUri.parse("qemu+ssh://far/system"), {"qemu": "7.2.0"})
     far.keep(choice)
     assert far.recall() is None, "when it started anew cannot be seen from here"
+
+
+@pytest.mark.parametrize(
+    ("seen", "kept"),
+    [
+        (Observation(offered=True, crashed_after=0.7), True),
+        (Observation(offered=True), True),
+        (Observation(offered=True, refused="/dev/kvm: Permission denied"), False),
+        (Observation(offered=False), False),
+    ],
+)
+def test_what_may_be_otherwise_the_next_time_is_not_remembered(tmp_path, seen, kept):
+    memory = AcceleratorMemory({"XDG_CACHE_HOME": str(tmp_path)}, LOCAL, {})
+
+    memory.keep(choose(seen))
+
+    assert memory.recall() == (choose(seen) if kept else None)
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"accelerator": "magic", "reason": ""}'])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
+import shutil
 import signal
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -76,6 +80,31 @@ def test_screen_memory_and_serial_log_of_a_crash_are_collected(lease, tmp_path):
 
 
 @pytest.mark.usefixtures("nothing_left")
+def test_a_serial_log_that_rolled_over_just_before_a_crash_is_collected_whole(lease, environment, tmp_path):
+    domain = lease()
+    current = Path(environment["NTPROOF_HYPERVISOR_DIR"]) / f"{domain.name}.run.serial"
+    # As virtlogd does, which these tests' daemon does without.
+    current.with_name(f"{current.name}.0").write_bytes(b"what led there\n")
+    said = current.read_bytes()
+
+    domain.collect(tmp_path)
+
+    assert (tmp_path / "serial.log").read_bytes().startswith(b"what led there\n" + said)
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_memory_for_which_there_is_no_room_here_is_not_fetched_in_part(lease, tmp_path, caplog, monkeypatch):
+    domain = lease()
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: usage._replace(free=255 << 20))
+
+    found = domain.collect(tmp_path)
+
+    assert {path.name for path in found} == {"screen.png", "serial.log"}
+    assert f"no memory dump: 255 MiB free in {tmp_path}, 256 needed" in caplog.text
+
+
+@pytest.mark.usefixtures("nothing_left")
 def test_evidence_that_cannot_be_had_hides_nothing_else(lease, tmp_path, caplog):
     domain = lease()
     domain._machine.handle.destroy()
@@ -130,6 +159,23 @@ def test_a_qemu_that_is_killed_leaves_a_domain_that_is_off_and_comes_back(lease,
     tiny_linux.wait_until_reachable(domain.address_of)
 
 
+@pytest.mark.usefixtures("nothing_left")
+def test_a_qemu_that_does_not_answer_is_ended_and_comes_back(lease, daemon, monkeypatch, tmp_path):
+    from vm.windows.hypervisor import domain_handle
+
+    monkeypatch.setattr(domain_handle, "ANSWERS_WITHIN", 1.0)
+    domain = lease()
+
+    os.kill(qemu_of(daemon, domain.name), signal.SIGSTOP)
+
+    with pytest.raises(MachineBroken, match="takes no NMI: QEMU did not answer within 1 s and was ended"):
+        domain.inject_nmi()
+    assert domain.state() is DomainState.OFF
+    assert [path.name for path in domain.collect(tmp_path)] == ["serial.log"]
+    domain.revert()
+    tiny_linux.wait_until_reachable(domain.address_of)
+
+
 @pytest.fixture
 def own_daemon(tmp_path):
     """A daemon for one test, which may kill it."""
@@ -150,10 +196,48 @@ def test_a_libvirt_that_is_killed_is_told_as_the_machine_s_failure(own_daemon, l
         own_daemon.kill()
 
         assert called.wait(10)
+        assert events.watch("begun later").wait_for_end(0)
         with pytest.raises(MachineBroken, match=r"libvirt ended|the connection broke"):
             connection.require_alive()
         with pytest.raises(MachineBroken, match="start it again"):
             connection.domains()
+
+
+def test_a_libvirt_that_does_not_answer_is_not_waited_for_without_end(own_daemon):
+    from vm.windows.hypervisor.connection import Connection
+
+    os.kill(own_daemon.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(MachineBroken, match=r"no answer within 0\.5 s; see whether .* version"):
+            Connection.open(own_daemon.uri, within=0.5)
+    finally:
+        os.kill(own_daemon.pid, signal.SIGCONT)
+
+    end = time.monotonic() + 10
+    while any(thread.name.startswith("opens ") for thread in threading.enumerate()) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not any(thread.name.startswith("opens ") for thread in threading.enumerate())
+
+
+def test_a_connection_that_was_lost_is_freed_with_all_that_watched_it(own_daemon):
+    from vm.windows.hypervisor.connection import Connection
+    from vm.windows.hypervisor.domain_events import DomainEvents
+
+    def use():
+        with Connection.open(own_daemon.uri) as connection, contextlib.closing(DomainEvents(connection)) as events:
+            watch = events.watch("any")
+            own_daemon.kill()
+            assert watch.wait_for_end(10)
+            return weakref.ref(connection), weakref.ref(events), weakref.ref(connection.raw)
+
+    kept = use()
+
+    # The thread of the events still holds it for a moment.
+    end = time.monotonic() + 10
+    while any(reference() is not None for reference in kept) and time.monotonic() < end:
+        gc.collect()
+        time.sleep(0.02)
+    assert [reference() for reference in kept] == [None] * 3
 
 
 def test_a_domain_whose_libvirt_was_killed_is_cleared_away_by_the_next_lease(

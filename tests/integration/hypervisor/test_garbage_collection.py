@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures import tiny_linux
+from tests.fixtures.tiny_image import make_image
 from tests.integration.hypervisor.test_leases import holder
-from vm.windows.hypervisor.collection import collect, inventory
+from vm.windows.hypervisor.collection import _removed, collect, inventory
 from vm.windows.hypervisor.file_marks import write_mark
-from vm.windows.hypervisor.garbage import Kind
+from vm.windows.hypervisor.garbage import Finding, Kind, Resource
 from vm.windows.hypervisor.leases import Standing
 from vm.windows.hypervisor.mark import Role
 from vm.windows.hypervisor.workplace import open_workplace
@@ -83,6 +84,56 @@ def test_only_what_a_killed_process_left_is_removed(daemon, store, environment, 
         foreign.undefine()
         (folder / "somebody.else").unlink()
         (folder / "theirs-1.0123.mark").unlink()
+
+
+def test_the_copy_of_an_earlier_build_is_removed_once_no_disk_stands_on_it(daemon, environment, tmp_path):
+    make_image(tmp_path / "store", "rebuilt", memory_mib=2048)
+    store, host_folder = ImageStore(tmp_path / "store"), tmp_path / "host"
+    environment = {**environment, "NTPROOF_HYPERVISOR_DIR": str(host_folder)}
+    with open_workplace(daemon.uri, store.root, environment=environment) as place:
+        gone = replace(place.owner, pid=1 << 22)
+        write_mark(place.folder, "image.0123", replace(place.mark(Role.GOLDEN, image="rebuilt"), owner=gone))
+        copy = place.folder.create_disk("image.0123.qcow2", 1)
+        place.folder.write("image.0123.complete", b"{}")
+        theirs = place.folder.create_overlay("theirs.qcow2", copy)
+
+        would = collect(daemon.uri, store, environment=environment, dry_run=True)
+        kept = collect(daemon.uri, store, environment=environment)
+
+        assert removed(would) == removed(kept) == set()
+        assert {one.reason for one in kept if "image.0123" in one.resource.name} == {"a machine's disk stands on it"}
+        place.folder.remove(theirs.name)
+        collect(daemon.uri, store, environment=environment)
+        assert not list(host_folder.iterdir())
+    (store.root / "rebuilt").chmod(0o700)
+
+
+def test_a_store_that_is_not_there_says_nothing_of_its_images(daemon, environment, tmp_path):
+    store = ImageStore(tmp_path / "not mounted")
+    environment = {**environment, "NTPROOF_HYPERVISOR_DIR": str(tmp_path / "host")}
+    with open_workplace(daemon.uri, store.root, environment=environment) as place:
+        gone = replace(place.owner, pid=1 << 22)
+        write_mark(place.folder, "a-1.0123", replace(place.mark(Role.GOLDEN, image="a", slot="a-1"), owner=gone))
+
+        assert removed(collect(daemon.uri, store, environment=environment)) == set()
+        store.root.mkdir()
+        assert removed(collect(daemon.uri, store, environment=environment)) == {(Kind.FILE, "a-1.0123.mark")}
+
+
+def test_a_domain_that_took_an_orphan_s_name_meanwhile_stays(daemon, place, host):
+    gone = replace(place.mark(Role.PROBE), owner=replace(place.owner, pid=1 << 22))
+    orphan = Finding(Resource(Kind.DOMAIN, "ntproof-probe-x", gone.to_xml()), remove=True, reason="gone")
+    theirs = host.defineXML(
+        "<domain type='qemu'><name>ntproof-probe-x</name><memory>1024</memory>"
+        "<os><type arch='x86_64'>hvm</type></os></domain>"
+    )
+    try:
+        (found,) = _removed(place, [orphan])
+
+        assert (found.remove, found.reason) == (False, "it is another one by now")
+        assert theirs.isPersistent()
+    finally:
+        theirs.undefine()
 
 
 @pytest.mark.usefixtures("nothing_left")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -140,6 +141,19 @@ def test_a_damaged_golden_save_is_made_again(lease, environment, damage):
     domain = lease(content_key=damage)
 
     assert shell(domain, "echo well") == "well"
+
+
+def test_a_golden_disk_that_was_cut_short_is_made_again(lease, environment):
+    folder = Path(environment["NTPROOF_HYPERVISOR_DIR"])
+    lease(content_key="cut").close()
+    (disk,) = folder.glob("tiny-1.*.qcow2")
+    whole = disk.stat().st_size
+    os.truncate(disk, whole // 2)
+
+    domain = lease(content_key="cut")
+
+    assert shell(domain, "echo well") == "well"
+    assert disk.stat().st_size > whole // 2
 
 
 def wait_for(condition, seconds=15.0):

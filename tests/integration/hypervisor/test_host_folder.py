@@ -10,6 +10,7 @@ import pytest
 from tests.fixtures import tiny_linux
 from vm.errors import MachineBroken
 from vm.windows.hypervisor.connection import Connection
+from vm.windows.hypervisor.file_marks import remove_set
 from vm.windows.hypervisor.host_folder import HostFolder
 
 
@@ -34,6 +35,28 @@ def test_a_folder_is_made_and_found_again_without_a_second_pool(connection, fold
     assert folder.path.is_dir()
     assert len(connection.raw.listAllStoragePools()) == pools
     assert again.names() == ()
+
+
+def test_a_folder_that_is_there_keeps_its_permissions(connection, tmp_path):
+    tmp_path.chmod(0o2775)
+
+    HostFolder(connection, tmp_path).close()
+
+    assert tmp_path.stat().st_mode & 0o7777 == 0o2775
+
+
+def test_a_pool_of_somebody_else_is_used_and_stays(connection, tmp_path):
+    theirs = connection.raw.storagePoolCreateXML(
+        f"<pool type='dir'><name>theirs</name><target><path>{tmp_path}</path></target></pool>", 0
+    )
+    try:
+        folder = HostFolder(connection, tmp_path)
+        folder.write("a.file", b"x")
+        folder.close()
+
+        assert theirs.isActive()
+    finally:
+        theirs.destroy()
 
 
 @pytest.mark.parametrize("content", [b"", b"a", bytes(range(256)) * 8193])
@@ -92,6 +115,15 @@ def test_a_file_that_somebody_else_removed_is_none(folder):
     assert folder.names() == ()
 
 
+def test_a_set_goes_with_what_its_serial_log_was_before_it_grew_too_long(folder):
+    for name in ("a-1.run.serial", "a-1.run.serial.0", "a-1.run.serial.2", "a-1.run.mark", "a-1.0123456789.save"):
+        folder.write(name, b"x")
+
+    remove_set(folder, "a-1.run", folder.names())
+
+    assert folder.names() == ("a-1.0123456789.save",)
+
+
 def test_an_overlay_stands_on_its_disk_and_has_its_size(folder):
     import json
     import subprocess
@@ -100,6 +132,7 @@ def test_an_overlay_stands_on_its_disk_and_has_its_size(folder):
 
     told = json.loads(subprocess.check_output(["qemu-img", "info", "--output=json", overlay]))
     below = json.loads(subprocess.check_output(["qemu-img", "info", "--output=json", tiny_linux.disk()]))
+    assert folder.size("over.qcow2") == overlay.stat().st_size < told["virtual-size"]
     assert told["full-backing-filename"] == str(tiny_linux.disk())
     assert told["backing-filename-format"] == "qcow2"
     assert told["virtual-size"] == below["virtual-size"]

@@ -18,11 +18,14 @@ import pytest
 from tests.fixtures import tiny_linux
 from vm.errors import MachineBroken
 from vm.windows.hypervisor.connection import Connection
+from vm.windows.hypervisor.domain_xml import Accelerator
 from vm.windows.hypervisor.lease_domains import LibvirtRecordDomains
-from vm.windows.hypervisor.lease_records import LeaseRecords
+from vm.windows.hypervisor.lease_records import LeaseRecords, record_domain
 from vm.windows.hypervisor.leases import LeaseLost, NoFreeSlot
 from vm.windows.hypervisor.mark import Mark, Role, Term
 from vm.windows.hypervisor.owners import current_owner
+from vm.windows.hypervisor.slot_machine import Blueprint, SlotMachine
+from vm.windows.hypervisor.workplace import open_workplace
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -226,3 +229,21 @@ def test_a_domain_of_somebody_else_with_the_slot_s_name_is_not_touched(lease, ho
         assert host.lookupByName("tiny-1").UUIDString() == foreign.UUIDString()
     finally:
         foreign.undefine()
+
+
+def test_a_domain_that_ends_while_it_is_looked_at_is_nobody_else_s(daemon, images, environment, tiny, monkeypatch):
+    with open_workplace(daemon.uri, images, environment=environment) as place:
+        mark = place.mark(Role.CLONE, image="tiny", slot="tiny-9")
+        machine = SlotMachine(
+            place.connection, place.events, place.folder, Blueprint(tiny, tiny.disk, "tiny-9", Accelerator.QEMU, mark)
+        )
+        ended = place.connection.define(record_domain("tiny-9", mark))
+        ended.undefine()
+        looks = [ended]
+        find = place.connection.find
+        monkeypatch.setattr(place.connection, "find", lambda name: looks.pop() if looks else find(name))
+
+        machine.clear_away()
+
+        assert not looks
+        machine.remove()

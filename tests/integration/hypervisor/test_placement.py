@@ -90,6 +90,13 @@ def test_a_copy_is_complete_or_none(place, hidden_image, tmp_path):
     assert on_host.find() == sent
     assert sent.read_bytes() == hidden_image.disk.read_bytes()
     assert len(told) == 1
+    whole = sent.read_bytes()
+    sent.write_bytes(whole[:-1])
+    assert on_host.find() is None, "it was cut short"
+    sent.unlink()
+    assert on_host.find() is None, "somebody removed it"
+    sent.write_bytes(whole)
+    assert on_host.find() == sent
     (sent.parent / f"{on_host.copy_name}.complete").unlink()
     assert on_host.find() is None, "what was interrupted is none"
 

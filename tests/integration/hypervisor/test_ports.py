@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import os
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -184,6 +185,60 @@ def test_a_tunnel_that_broke_is_made_again(daemon, ssh_server):
             server.accept()[0].close()
         tunnel.close()
         tunnel.close()
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+
+
+def test_a_port_that_the_user_s_own_configuration_forwards_is_no_obstacle(daemon, ssh_server, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = server.getsockname()[1]
+        with (tmp_path / "ssh_config").open("a") as config:
+            # libvirt's own ssh has it already, with the same configuration.
+            config.write(f"LocalForward 127.0.0.1:{taken} 127.0.0.1:1\n")
+        tunnel = SshTunnel(HypervisorUri.parse(ssh_uri(daemon, ssh_server)))
+
+        with socket.create_connection(("127.0.0.1", tunnel.forward(taken)), 5):
+            server.settimeout(5)
+            server.accept()[0].close()
+
+        tunnel.close()
+
+
+def test_a_tunnel_goes_on_however_much_ssh_complains(daemon, ssh_server):
+    nobody = free_port()
+    with contextlib.closing(SshTunnel(HypervisorUri.parse(ssh_uri(daemon, ssh_server)))) as tunnel:
+        port = tunnel.forward(nobody)
+        # ssh writes a line for each; together more than a pipe holds.
+        for _ in range(1500):
+            with socket.create_connection(("127.0.0.1", port), 5) as refused:
+                assert refused.recv(1) == b""
+
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(("127.0.0.1", tunnel.forward(server.getsockname()[1])), 5).close()
+            server.settimeout(5)
+            server.accept()[0].close()
+
+
+def test_an_ssh_that_never_connects_is_given_up_with_what_it_said(daemon, ssh_server, tmp_path):
+    silent = executable(tmp_path / "silent", "#!/bin/sh\necho waiting for the jump host >&2\nexec sleep 600\n")
+    with contextlib.closing(
+        SshTunnel(HypervisorUri.parse(ssh_uri(daemon, ssh_server, command=silent)), within=0.5)
+    ) as tunnel:
+        with pytest.raises(
+            MachineBroken, match=r"ssh does not connect within 0\.5 s: waiting for the jump host; check"
+        ):
+            tunnel.forward(1)
+
+        assert tunnel._master is None
+
+
+def test_ports_of_a_tunnel_that_does_not_answer_are_taken_back_with_the_tunnel(daemon, ssh_server):
+    with contextlib.closing(SshTunnel(HypervisorUri.parse(ssh_uri(daemon, ssh_server)), within=2.0)) as tunnel:
+        port = tunnel.forward(free_port())
+        tunnel._master.send_signal(signal.SIGSTOP)
+
+        tunnel.close_forwards()
+
         with pytest.raises(OSError, match="refused"):
             socket.create_connection(("127.0.0.1", port), 1).close()
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import libvirt
 import pytest
 
 from tests.fixtures import tiny_linux
 from tests.fixtures.tiny_image import make_image
+from vm.errors import MachineBroken
 from vm.windows.hypervisor.leasing import LeaseRequest
-from vm.windows.hypervisor.libvirt_errors import OperationRefused
+from vm.windows.hypervisor.libvirt_errors import OperationRefused, broken
+from vm.windows.hypervisor.mark import Role
 from vm.windows.hypervisor.reset import Capabilities, Strategy
-from vm.windows.hypervisor.ways_back import Ways, prepare
+from vm.windows.hypervisor.slot_machine import Blueprint, SlotMachine
+from vm.windows.hypervisor.ways_back import ColdBootWay, GoldenSaveWay, SnapshotWay, Ways, prepare
+from vm.windows.hypervisor.workplace import open_workplace
 from vm.windows.leased_domain import DomainState
 from vm.windows.profiles.profile import Firmware
 
@@ -89,8 +94,11 @@ def test_a_way_that_was_asked_for_and_is_refused_says_so(lease, uefi):
 class RefusedWay:
     """A way that the hypervisor refuses."""
 
+    def __init__(self, refusal=None):
+        self.refusal = refusal or OperationRefused("the hypervisor cannot do that")
+
     def prepare(self, settle):
-        raise OperationRefused("the hypervisor cannot do that")
+        raise self.refusal
 
     def revert(self, settle):
         raise AssertionError("it was never prepared")
@@ -104,13 +112,13 @@ class WorkingWay(RefusedWay):
 
 
 class Machine:
-    """A domain that counts its ends."""
+    """A domain that counts how often nothing is to be left of it."""
 
     name = "a-1"
-    ended = 0
+    cleared = 0
 
-    def end(self):
-        self.ended += 1
+    def clear_away(self):
+        self.cleared += 1
 
 
 @pytest.mark.parametrize(
@@ -130,7 +138,29 @@ def test_the_next_way_is_taken_when_the_hypervisor_refuses_one(ways, strategy, w
     assert plan.strategy is strategy
     assert words in plan.reason
     assert settled == [1]
-    assert machine.ended == len(plan.rejected)
+    assert machine.cleared == len(plan.rejected)
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_refused_snapshot_leaves_no_definition_in_the_way_of_a_cold_boot(daemon, images, environment, uefi):
+    with open_workplace(daemon.uri, images, environment=environment) as place:
+        blueprint = Blueprint(
+            image=uefi,
+            base=uefi.disk,
+            slot="tiny-uefi-9",
+            accelerator=place.accelerator.accelerator,
+            mark=place.mark(Role.CLONE, image="tiny-uefi", slot="tiny-uefi-9"),
+        )
+        machine = SlotMachine(place.connection, place.events, place.folder, blueprint)
+        machine.clear_away()
+        ways = Ways(RefusedWay(), SnapshotWay(machine, lambda _line: None), ColdBootWay(machine, lambda _line: None))
+
+        # As with a libvirt that makes such snapshots, and a guest that cannot be saved.
+        _, plan = prepare(machine, ways, Capabilities(libvirt=(10, 10, 0), uefi=True), lambda: None)
+
+        assert plan.strategy is Strategy.COLD_BOOT
+        assert machine.state() is DomainState.RUNNING
+        machine.remove()
 
 
 def test_when_every_way_is_refused_the_last_refusal_is_told():
@@ -138,6 +168,51 @@ def test_when_every_way_is_refused_the_last_refusal_is_told():
 
     with pytest.raises(OperationRefused):
         prepare(Machine(), ways, Capabilities(libvirt=(9, 0, 0), uefi=False), lambda: None)
+
+
+class ShortOfMemory(Machine):
+    """A domain for which the hypervisor has no memory just now."""
+
+    def restore(self, golden):
+        error = libvirt.libvirtError("restore failed")
+        error.err = (
+            libvirt.VIR_ERR_INTERNAL_ERROR,
+            libvirt.VIR_FROM_QEMU,
+            "cannot set up guest memory 'pc.ram': Cannot allocate memory",
+        )
+        raise broken(error, "domain a-1: its saved memory cannot be restored")
+
+    def require_hypervisor(self):
+        pass
+
+
+class WholeSets:
+    """Golden sets of which one is complete; nothing else may be done with them."""
+
+    def find(self, key):
+        return f"golden set {key}"
+
+
+def test_a_golden_set_stays_when_the_hypervisor_is_only_short_of_memory():
+    way = GoldenSaveWay(ShortOfMemory(), WholeSets(), "key", None, lambda _line: None)
+
+    with pytest.raises(MachineBroken, match="free memory on the hypervisor, or run fewer machines at once"):
+        way.prepare(lambda: None)
+
+
+def test_a_memory_that_cannot_be_saved_is_refused_although_libvirt_gives_it_no_number_of_its_own():
+    error = libvirt.libvirtError("save failed")
+    words = "Requested operation is not valid: cannot migrate domain: State blocked by non-migratable CPU device"
+    error.err = (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_FROM_QEMU, words)
+
+    refusal = broken(error, "domain a: its memory cannot be saved")
+
+    assert isinstance(refusal, OperationRefused)
+    settled, ways = [], Ways(RefusedWay(refusal), WorkingWay(), WorkingWay())
+    way, plan = prepare(Machine(), ways, Capabilities(libvirt=(9, 0, 0), uefi=False), lambda: settled.append(1))
+    assert way is ways.cold_boot, "a snapshot holds the memory too"
+    assert "State blocked by non-migratable CPU device" in plan.reason
+    assert settled == [1]
 
 
 def test_slots_are_named_after_their_image_and_counted_from_one(tiny):

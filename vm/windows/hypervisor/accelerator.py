@@ -191,10 +191,13 @@ class Choice:
     Attributes:
         accelerator: the accelerator.
         reason: why, in words for headers and reports.
+        measured: whether a machine that ran showed it. What the hypervisor only said, or refused for want of a right or
+            of memory, may be otherwise the next time.
     """
 
     accelerator: Accelerator
     reason: str
+    measured: bool = True
 
 
 def choose(observation: Observation, deadline: float = DEADLINE) -> Choice:
@@ -205,9 +208,10 @@ def choose(observation: Observation, deadline: float = DEADLINE) -> Choice:
         deadline: seconds that it had.
     """
     if not observation.offered:
-        return Choice(Accelerator.QEMU, "TCG, slow: the hypervisor offers no KVM")
+        return Choice(Accelerator.QEMU, "TCG, slow: the hypervisor offers no KVM", measured=False)
     if observation.refused:
-        return Choice(Accelerator.QEMU, f"TCG, slow: a machine does not start under KVM: {observation.refused}")
+        reason = f"TCG, slow: a machine does not start under KVM: {observation.refused}"
+        return Choice(Accelerator.QEMU, reason, measured=False)
     seconds = observation.crashed_after
     if seconds is None:
         return Choice(

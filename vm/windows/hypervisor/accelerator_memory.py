@@ -1,4 +1,4 @@
-"""Remembers which accelerator a local hypervisor has, until the computer starts anew or its versions change.
+"""Remembers which accelerator a local hypervisor was seen to have, until the computer starts anew or versions change.
 
 Another computer's boot cannot be seen from here, so its accelerator is found out by each process.
 """
@@ -45,8 +45,8 @@ class AcceleratorMemory:
             return None
 
     def keep(self, choice: Choice) -> None:
-        """Keep a choice."""
-        if self._path is None:
+        """Keep a choice that was measured; what was only said or refused is asked for again."""
+        if self._path is None or not choice.measured:
             return
         text = json.dumps({"accelerator": choice.accelerator.value, "reason": choice.reason})
         unfinished = self._path.with_suffix(f".{uuid4().hex}")
@@ -69,5 +69,5 @@ def _path(environment: Mapping[str, str], uri: HypervisorUri, versions: Mapping[
         boot = _BOOT.read_text(encoding="ascii").strip()
     except OSError:
         return None
-    parts = json.dumps([uri.driver, uri.path, boot, sorted(versions.items())])
+    parts = json.dumps([uri.driver, uri.path, sorted(uri.parameters.items()), boot, sorted(versions.items())])
     return Path(cache) / "ntproof" / f"accelerator-{hashlib.sha256(parts.encode()).hexdigest()[:16]}.json"

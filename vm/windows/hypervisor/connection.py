@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import threading
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -17,13 +18,15 @@ from vm.windows.hypervisor.domain_xml import Accelerator, Domain
 from vm.windows.hypervisor.event_loop import start_event_loop
 from vm.windows.hypervisor.libvirt_errors import NO_DOMAIN, code_of, translated, words_of
 from vm.windows.hypervisor.uri import HypervisorUri, chosen_uri
-from vm.windows.hypervisor.xml_fields import parse
+from vm.windows.hypervisor.xml_fields import XmlError, parse
 
 _LOG = logging.getLogger(__name__)
 
 KEEPALIVE_SECONDS: Final = 5
 KEEPALIVE_COUNT: Final = 5
 """A connection that is silent for this many times this long is closed by libvirt: half a minute."""
+OPENS_WITHIN: Final = 60.0
+"""Seconds for a connection, with the log-in on another computer."""
 QEMU: Final = "QEMU"
 _REASONS: Final = {
     libvirt.VIR_CONNECT_CLOSE_REASON_ERROR: "the connection broke",
@@ -48,30 +51,32 @@ class Connection:
         self._on_lost: list[Callable[[str], None]] = []
         self._lock = threading.Lock()
         self._closed = False
-        with translated(f"{uri.text}: the connection cannot be watched"):
-            raw.registerCloseCallback(self._closing, None)
         try:
+            # The first call: none is waited for without end from here on.
             raw.setKeepAlive(KEEPALIVE_SECONDS, KEEPALIVE_COUNT)
         except libvirt.libvirtError as error:
             # A driver inside this process has no connection that could be lost.
             _LOG.debug("%s: no keepalive: %s", uri.text, words_of(error))
+        with translated(f"{uri.text}: the connection cannot be watched"):
+            raw.registerCloseCallback(self._closing, None)
 
     @classmethod
-    def open(cls, uri: str | None = None) -> Connection:
+    def open(cls, uri: str | None = None, *, within: float = OPENS_WITHIN) -> Connection:
         """Connect.
 
         Args:
             uri: a libvirt URI; None for LIBVIRT_DEFAULT_URI, else ``qemu:///session``.
+            within: seconds to wait for it.
 
         Raises:
             MachineConfigurationError: it is no URI, nothing answers there, or this user may not connect.
-            MachineBroken: libvirt fails otherwise.
+            MachineBroken: libvirt does not answer in time, or fails otherwise.
         """
         target = HypervisorUri.parse(chosen_uri(uri, os.environ))
         _check_user(target)
         start_event_loop()
         try:
-            raw = libvirt.open(target.text)
+            raw = _opened(target, within)
         except libvirt.libvirtError as error:
             raise _not_opened(target, error) from error
         return cls(target, raw)
@@ -89,11 +94,16 @@ class Connection:
         if self._closed:
             return
         self._closed = True
+        # Each for itself: on a connection that was lost the first one fails, and what it watches would stay for good.
+        self.attempt(self.raw.unregisterCloseCallback)
+        self.attempt(self.raw.close)
+
+    def attempt(self, undo: Callable[[], object]) -> None:
+        """Take something back or end it as far as that is possible; that it is not is only logged."""
         try:
-            self.raw.unregisterCloseCallback()
-            self.raw.close()
+            undo()
         except libvirt.libvirtError as error:
-            _LOG.debug("%s: closing: %s", self.uri.text, words_of(error))
+            _LOG.debug("%s: not taken back: %s", self.uri.text, words_of(error))
 
     @property
     def is_qemu(self) -> bool:
@@ -138,11 +148,6 @@ class Connection:
             kind = str(self.raw.getType()).lower()
             found = {"libvirt": self.raw.getLibVersion(), kind: self.raw.getVersion(), "client": libvirt.getVersion()}
         return {name: ".".join(map(str, _dotted(int(number)))) for name, number in found.items()}
-
-    def hostname(self) -> str:
-        """Name of the hypervisor's computer."""
-        with self.doing("does not tell its name"):
-            return str(self.raw.getHostname())
 
     def offers(self, accelerator: Accelerator) -> bool:
         """Whether the hypervisor says that it has an accelerator. It says so also of one that crawls."""
@@ -207,7 +212,11 @@ class Connection:
             saved: its path on the hypervisor's host.
         """
         with self.doing(f"{saved}: the saved memory cannot be read"):
-            return Domain.from_xml(self.raw.saveImageGetXMLDesc(saved, 0))
+            xml = self.raw.saveImageGetXMLDesc(saved, 0)
+        try:
+            return Domain.from_xml(xml)
+        except XmlError as error:
+            raise MachineBroken(f"{saved}: the saved memory is of no machine of this project: {error}") from error
 
     def _closing(self, _raw: Any, reason: int, _opaque: Any) -> None:
         with self._lock:
@@ -216,6 +225,29 @@ class Connection:
         _LOG.warning("%s: %s", self.uri.text, self._lost)
         for callback in callbacks:
             callback(self._lost)
+
+
+def _opened(uri: HypervisorUri, seconds: float) -> Any:
+    """Libvirt's own object; its call has no deadline, so it is made in a thread that can be left behind."""
+    answers = queue.SimpleQueue[Any]()
+
+    def call() -> None:
+        try:
+            answers.put(libvirt.open(uri.text))
+        except libvirt.libvirtError as error:
+            answers.put(error)
+
+    threading.Thread(target=call, name=f"opens {uri.text}", daemon=True).start()
+    try:
+        answer = answers.get(timeout=seconds)
+    except queue.Empty:
+        # A connection that comes after all ends with the queue, which nobody else has.
+        raise MachineBroken(
+            f"{uri.text}: no answer within {seconds:g} s; see whether this works: virsh --connect '{uri.text}' version"
+        ) from None
+    if isinstance(answer, libvirt.libvirtError):
+        raise answer
+    return answer
 
 
 def _dotted(number: int) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import libvirt
@@ -41,6 +42,7 @@ class DomainWatch:
         self._lost: str | None = None
         self._disk_failed = False
         self._callback: Callable[[], None] | None = None
+        self._calling = threading.RLock()
 
     def begin(self) -> None:
         """Forget what happened: a new life of the domain begins."""
@@ -65,13 +67,15 @@ class DomainWatch:
         """Have a function called at the guest's panic, the domain's end, its disk's failure or the hypervisor's loss.
 
         Args:
-            callback: called from another thread, or at once; None takes the last one back.
+            callback: called from another thread, or at once; None takes the last one back, and waits where it is just
+                being called: what it does would otherwise meet the next life of the domain.
         """
-        with self._changed:
-            self._callback = callback
-            happened = self._happened()
-        if callback is not None and happened:
-            callback()
+        with self._calling:
+            with self._changed:
+                self._callback = callback
+                happened = self._happened()
+            if callback is not None and happened:
+                callback()
 
     def wait_for_panic(self, seconds: float) -> GuestPanic | None:
         """The guest's panic, waiting for it at most this long; no longer than the domain lives."""
@@ -121,13 +125,14 @@ class DomainWatch:
         return self._panic is not None or self._disk_failed or self._ended is not None or self._lost is not None
 
     def _note(self, note: Callable[[], None]) -> None:
-        with self._changed:
-            before = self._happened()
-            note()
-            self._changed.notify_all()
-            callback = None if before else self._callback
-        if callback is not None:
-            callback()
+        with self._calling:
+            with self._changed:
+                before = self._happened()
+                note()
+                self._changed.notify_all()
+                callback = None if before else self._callback
+            if callback is not None:
+                callback()
 
 
 class DomainEvents:
@@ -140,6 +145,7 @@ class DomainEvents:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._watches: dict[str, DomainWatch] = {}
+        self._lost: str | None = None
         self._lock = threading.Lock()
         raw = connection.raw
         with connection.doing("gives no events"):
@@ -156,18 +162,20 @@ class DomainEvents:
 
     def close(self) -> None:
         """Take no more events."""
-        try:
-            for number in self._registered:
-                self._connection.raw.domainEventDeregisterAny(number)
-            if self._monitor is not None:
-                libvirt_qemu.qemuMonitorEventDeregister(self._connection.raw, self._monitor)
-        except libvirt.libvirtError as error:
-            _LOG.debug("%s: its events: %s", self._connection.uri.text, error)
+        raw = self._connection.raw
+        for number in self._registered:
+            self._connection.attempt(partial(raw.domainEventDeregisterAny, number))
+        if self._monitor is not None:
+            self._connection.attempt(partial(libvirt_qemu.qemuMonitorEventDeregister, raw, self._monitor))
 
     def watch(self, name: str) -> DomainWatch:
         """The watch of a domain, which need not exist yet."""
         with self._lock:
-            return self._watches.setdefault(name, DomainWatch())
+            watch = self._watches.setdefault(name, DomainWatch())
+            lost = self._lost
+        if lost is not None:
+            watch.lost(lost)
+        return watch
 
     def forget(self, name: str) -> None:
         """Watch a domain no longer."""
@@ -202,6 +210,7 @@ class DomainEvents:
 
     def _on_lost(self, reason: str) -> None:
         with self._lock:
+            self._lost = reason
             watches = list(self._watches.values())
         for watch in watches:
             watch.lost(reason)

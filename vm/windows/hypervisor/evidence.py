@@ -6,6 +6,7 @@ Evidence never hides what it is evidence of: a part that cannot be had is left o
 from __future__ import annotations
 
 import logging
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -26,6 +27,8 @@ MEMORY: Final = {
     DumpFormat.ELF: "memory.elf",
 }
 """Names by format, in the order in which they are tried: what WinDbg reads first, then the smaller one."""
+ROLLED_OVER: Final = ".0"
+"""Ends the name of what a serial log was before it grew too long (virtlogd.conf, max_backups)."""
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 
 
@@ -69,14 +72,17 @@ def _screen(handle: DomainHandle, target: Path) -> Path:
 
 def _serial(folder: HostFolder, name: str, target: Path) -> Path:
     path = target / SERIAL
-    folder.download(name, path)
+    earlier = f"{name}{ROLLED_OVER}"
+    if folder.size(earlier) is not None:
+        folder.download(earlier, path)
+    folder.download(name, path, append=True)
     return path
 
 
 def _memory(handle: DomainHandle, folder: HostFolder, target: Path, scratch: str, memory_mib: int) -> Path:
-    free = folder.free_mib()
-    if free < memory_mib:
-        raise MachineBroken(f"no memory dump: {free} MiB free in {folder.path}, {memory_mib} needed")
+    for place, free in ((folder.path, folder.free_mib()), (target, shutil.disk_usage(target).free >> 20)):
+        if free < memory_mib:
+            raise MachineBroken(f"no memory dump: {free} MiB free in {place}, {memory_mib} needed")
     errors: list[str] = []
     for kind, name in MEMORY.items():
         try:

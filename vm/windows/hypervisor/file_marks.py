@@ -6,6 +6,7 @@ is written before the first file of its set and removed after the last one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -14,6 +15,8 @@ from vm.windows.hypervisor.mark import Mark
 from vm.windows.hypervisor.xml_fields import XmlError
 
 KIND: Final = "mark"
+_ROLLED_OVER: Final = re.compile(r"\.\d+$")
+"""Ends the name of what a serial log was before it grew too long (virtlogd.conf, max_backups); no kind is a number."""
 _LONGEST: Final = 1 << 16
 
 
@@ -24,7 +27,7 @@ def name_in(file_set: str, kind: str) -> str:
 
 def set_of(name: str) -> str:
     """The set that a file belongs to."""
-    return name.rpartition(".")[0]
+    return _ROLLED_OVER.sub("", name).rpartition(".")[0]
 
 
 def write_mark(folder: HostFolder, file_set: str, mark: Mark) -> None:

@@ -5,12 +5,23 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Final
 
+from vm.windows.hypervisor.file_marks import set_of
 from vm.windows.hypervisor.lease_records import Versioned
 from vm.windows.hypervisor.leases import Standing, judge
 from vm.windows.hypervisor.mark import Mark, Owner, Role
 from vm.windows.hypervisor.owners import Liveness, OwnerProbe
 from vm.windows.hypervisor.xml_fields import XmlError
+
+STALE_DAYS: Final = 7
+"""The age from which something without a lease, made by a process that cannot be seen, is nobody's.
+
+The longest-lived is an installation, which takes hours. The process may have ended when this computer started anew, but
+names of computers are not unique.
+"""
+_DAY_MS: Final = 24 * 3_600_000
 
 
 class Kind(enum.Enum):
@@ -56,7 +67,7 @@ def select(
     records: Mapping[str, Versioned | None],
     *,
     me: Owner,
-    images: frozenset[str],
+    images: Mapping[str, str | None] | None,
     now_ms: int,
     probe: OwnerProbe,
 ) -> tuple[Finding, ...]:
@@ -67,7 +78,8 @@ def select(
             made for a lease then cannot be older than the record that tells of it.
         records: the record of each slot that a mark may name, None for one that was never taken.
         me: who asks.
-        images: names of the images that this user has.
+        images: the images that this user has by name, each with the set of files that is a copy of its disk, None where
+            that is not known; None where there is nothing that says which there are.
         now_ms: the time in milliseconds since 1970 UTC.
         probe: looks for owners.
     """
@@ -81,7 +93,7 @@ def select(
 
     found = []
     for resource in resources:
-        remove, reason = _decide(resource, standing, me, images, probe)
+        remove, reason = _decide(resource, standing, me, images, now_ms, probe)
         found.append(Finding(resource, remove, reason))
     return tuple(found)
 
@@ -90,7 +102,8 @@ def _decide(
     resource: Resource,
     standing: Callable[[str], tuple[Standing, Owner | None] | None],
     me: Owner,
-    images: frozenset[str],
+    images: Mapping[str, str | None] | None,
+    now_ms: int,
     probe: OwnerProbe,
 ) -> tuple[bool, str]:
     if resource.mark is None:
@@ -104,20 +117,34 @@ def _decide(
         # The newest record of a slot has to stay, and whoever writes a record removes the older ones.
         return False, "the record of a slot"
     if mark.role is Role.GOLDEN:
-        if (mark.owner.host, mark.owner.user) != (me.host, me.user):
-            return False, f"belongs to the images of {mark.owner.user}@{mark.owner.host}"
-        if mark.image is None or mark.image in images:
-            return False, f"image {mark.image!r} exists"
-        if liveness is Liveness.ALIVE:
-            return False, f"{mark.owner} runs"
-        return True, f"image {mark.image!r} is gone"
+        return _of_image(mark, resource, me, images, liveness)
     if mark.slot is not None:
         return _of_slot(mark, mark.slot, standing, liveness)
     if liveness is Liveness.GONE:
         return True, f"{mark.owner} is gone"
     if liveness is Liveness.UNKNOWN:
+        if now_ms - mark.created * 1000 > STALE_DAYS * _DAY_MS:
+            return True, f"made more than {STALE_DAYS} days ago by {mark.owner}, who cannot be seen from here"
         return False, f"{mark.owner} cannot be seen from here"
     return False, f"{mark.owner} runs"
+
+
+def _of_image(
+    mark: Mark, resource: Resource, me: Owner, images: Mapping[str, str | None] | None, liveness: Liveness
+) -> tuple[bool, str]:
+    if (mark.owner.host, mark.owner.user) != (me.host, me.user):
+        return False, f"belongs to the images of {mark.owner.user}@{mark.owner.host}"
+    if images is None:
+        return False, f"there is no image store here that says whether image {mark.image!r} is gone"
+    gone = f"image {mark.image!r} is gone"
+    if mark.image is None or mark.image in images:
+        copy = None if mark.image is None or mark.slot is not None else images[mark.image]
+        if copy is None or set_of(PurePosixPath(resource.name).name) == copy:
+            return False, f"image {mark.image!r} exists"
+        gone = f"image {mark.image!r} is another one by now"
+    if liveness is Liveness.ALIVE:
+        return False, f"{mark.owner} runs"
+    return True, gone
 
 
 def _of_slot(

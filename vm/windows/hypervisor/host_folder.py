@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from vm.windows.remoting.deadline import Deadline
 _LOG = logging.getLogger(__name__)
 
 _BLOCK: Final = 1 << 20
+_PREFIX: Final = "ntproof-"
+"""Begins the names of pools of this project."""
 _PRIVATE: Final = "0700"
 _PASSABLE: Final = "0711"
 _TRIES: Final = 5
@@ -65,13 +68,22 @@ class VolumeDefinition:
     backing: VolumeBacking | None = part("backingStore", VolumeBacking, default=None)
 
 
+@dataclass(frozen=True)
+class _Overlay:
+    """What any file of a pool stands on, None for one that stands alone or is no disk."""
+
+    name: str = text("name")
+    base: Path | None = file("backingStore/path", default=None)
+
+
 class HostFolder:
     """A folder on the hypervisor's host. Names are those of files directly in it.
 
     Args:
         connection: to the hypervisor.
-        path: the folder, absolute, on the hypervisor's host; made when it is not there.
-        passable: whether other users may reach the files in it that they can read, without listing them.
+        path: the folder, absolute, on the hypervisor's host; made when it is not there, and left as it is otherwise.
+        passable: whether other users may reach the files in a folder that is made, those that they can read, without
+            listing them.
 
     Raises:
         MachineBroken: it cannot be made, or is no folder.
@@ -84,9 +96,10 @@ class HostFolder:
         self._pool = self._found_or_made()
 
     def close(self) -> None:
-        """Have libvirt forget the folder: for one that nobody else uses. The files stay."""
+        """Have libvirt forget a folder that nobody else uses. The files stay, and so does a pool of the user's own."""
         with self._doing("cannot be let go"):
-            self._pool.destroy()
+            if str(self._pool.name()).startswith(_PREFIX):
+                self._pool.destroy()
 
     def path_of(self, name: str) -> Path:
         """The path of a file on the hypervisor's host."""
@@ -99,13 +112,21 @@ class HostFolder:
             # One call: listVolumes counts first and then takes so many, of which another process changes the number.
             return tuple(sorted(str(volume.name()) for volume in self._pool.listAllVolumes()))
 
+    def bases(self) -> dict[str, Path]:
+        """The overlays in the folder by name, each with the path of what it stands on."""
+        with self._doing("cannot be listed"):
+            self._refresh()
+            described = [str(volume.XMLDesc(0)) for volume in self._pool.listAllVolumes()]
+        found = (xml_fields.read(_Overlay, xml_fields.parse(xml, "storage volume")) for xml in described)
+        return {one.name: one.base for one in found if one.base is not None}
+
     def size(self, name: str) -> int | None:
-        """Bytes of a file, None where it does not exist."""
+        """Bytes of a file, None where it does not exist. They are not the capacity of a disk in it."""
         volume = self._current(name)
         if volume is None:
             return None
         with self._doing(f"{name} cannot be measured"):
-            return int(volume.info()[1])
+            return int(volume.infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2])
 
     def free_mib(self) -> int:
         """Free space in MiB."""
@@ -157,8 +178,13 @@ class HostFolder:
         """Make a small file, in the place of an earlier one."""
         return self._send(io.BytesIO(content), len(content), name)
 
-    def download(self, name: str, target: Path) -> None:
+    def download(self, name: str, target: Path, *, append: bool = False) -> None:
         """Fetch a file to this computer.
+
+        Args:
+            name: its name.
+            target: the file here.
+            append: whether what `target` has stays before it.
 
         Raises:
             MachineBroken: there is none, or it cannot be fetched.
@@ -167,7 +193,7 @@ class HostFolder:
         if volume is None:
             raise MachineBroken(f"{self.path_of(name)}: there is no such file on the hypervisor's host")
         try:
-            with target.open("wb") as sink:
+            with target.open("ab" if append else "wb") as sink:
                 self._fetch(volume, name, sink, 0)
         except OSError as error:
             raise MachineBroken(f"{target}: {error.strerror}; free space, or choose another folder") from error
@@ -202,15 +228,13 @@ class HostFolder:
         return self._connection.doing(f"folder {self.path}: {failed}")
 
     def _found_or_made(self) -> Any:
-        definition = _xml(PoolDefinition(name=f"ntproof-{uuid4().hex[:12]}", path=self.path, mode=self._mode), "pool")
+        definition = _xml(PoolDefinition(name=f"{_PREFIX}{uuid4().hex[:12]}", path=self.path, mode=self._mode), "pool")
         with self._doing("cannot be used as a storage pool"):
             for attempt in range(_TRIES):
                 if (pool := self._found()) is not None:
                     return pool
                 try:
-                    return self._connection.raw.storagePoolCreateXML(
-                        definition, libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD
-                    )
+                    return _begun(lambda flags: self._connection.raw.storagePoolCreateXML(definition, flags))
                 except libvirt.libvirtError:
                     # Another process may have made it between the look and the making.
                     if attempt + 1 == _TRIES:
@@ -227,7 +251,7 @@ class HostFolder:
                 continue
             if found.path == self.path:
                 if not pool.isActive():
-                    pool.create(libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD)
+                    _begun(pool.create)
                 return pool
         return None
 
@@ -294,6 +318,14 @@ class HostFolder:
             volume.download(stream, 0, limit, 0)
             stream.recvAll(lambda _stream, data, target: target.write(data), sink)
             stream.finish()
+
+
+def _begun(begin: Callable[[int], Any]) -> Any:
+    """Begin with a pool. Its folder is made only where there is none: libvirt changes the mode of one that is there."""
+    try:
+        return begin(0)
+    except libvirt.libvirtError:
+        return begin(libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD)
 
 
 def _xml(definition: PoolDefinition | VolumeDefinition, tag: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Final
@@ -25,22 +26,26 @@ class SlotsInUse:
 
     def __init__(self) -> None:
         self._taking = threading.Lock()
-        self._slots: set[tuple[str, str]] = set()
+        self._counting = threading.Lock()
+        # Counted: one thread may take a slot that another has given back and does not yet count as unused.
+        self._slots: Counter[tuple[str, str]] = Counter()
 
     def take(self, uri: str, take: Callable[[], Held]) -> Held:
         """Take a slot; no other thread of this process sees it as taken and not used meanwhile."""
         with self._taking:
             held = take()
-            self._slots.add((uri, held.slot))
+            with self._counting:
+                self._slots[uri, held.slot] += 1
         return held
 
     def discard(self, uri: str, slot: str) -> None:
         """A slot is not used any more, whether it could be given back or not."""
-        self._slots.discard((uri, slot))
+        with self._counting:
+            self._slots[uri, slot] -= 1
 
     def has(self, uri: str, slot: str) -> bool:
         """Whether a slot is used."""
-        return (uri, slot) in self._slots
+        return self._slots[uri, slot] > 0
 
 
 @cache
@@ -95,10 +100,22 @@ class LeaseKeeper:
         if self._lost is not None:
             raise LeaseLost(str(self._lost))
 
+    def confirm(self) -> None:
+        """Ask in any case, before what would harm a new owner.
+
+        The clock of a computer that was suspended as a whole stood still, and one can be set back.
+
+        Raises:
+            LeaseLost: it was taken over.
+            MachineBroken: the hypervisor failed.
+        """
+        self._renew()
+        self.require()
+
     def is_lost(self) -> bool:
-        """Whether the slot was taken over; where the hypervisor does not answer, it is not known to be."""
+        """Whether the slot was taken over. It is asked; where the hypervisor does not answer, it is not known to be."""
         try:
-            self.require()
+            self.confirm()
         except LeaseLost:
             return True
         except MachineBroken as error:

@@ -110,6 +110,8 @@ class LibvirtDomain:
     def revert(self) -> None:
         """Go back to the golden state, whatever the domain does now."""
         self._require()
+        # It destroys the domain of this name.
+        self._keeper.confirm()
         assert self._way is not None
         self._log.begin()
         self._way.revert(self._settle)

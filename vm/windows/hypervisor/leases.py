@@ -59,13 +59,11 @@ class Held:
         slot: its name.
         record: what the hypervisor keeps.
         term: until when.
-        previous: who had it and did not give it back; what that one left is to be cleared away first.
     """
 
     slot: str
     record: Versioned
     term: Term
-    previous: Owner | None = None
 
 
 def judge(record: Versioned | None, now_ms: int, probe: OwnerProbe, *, skew_ms: int = SKEW_MS) -> Judgement:
@@ -159,7 +157,7 @@ class Leases:
             if found.standing is Standing.HELD and self._is_left_behind(slot, record):
                 found = Judgement(Standing.ORPHANED, "this process itself could not give it back")
             if found.standing in {Standing.FREE, Standing.ORPHANED}:
-                held = self._take(slot, record, reclaimed=found.standing is Standing.ORPHANED)
+                held = self._take(slot, record)
                 if held is not None:
                     return held
                 found = Judgement(Standing.HELD, "taken by another at this moment")
@@ -207,14 +205,13 @@ class Leases:
             term=term,
         )
 
-    def _take(self, slot: str, record: Versioned | None, *, reclaimed: bool) -> Held | None:
+    def _take(self, slot: str, record: Versioned | None) -> Held | None:
         # The term begins before the record is written, so that this owner never holds longer than others believe.
         term = self._term()
         mark = self._mark(slot, term)
         if not self._store.write(slot, record, mark):
             return None
-        previous = record.mark.owner if reclaimed and record is not None and record.mark is not None else None
-        return Held(slot, Versioned(1 if record is None else record.version + 1, mark), term, previous)
+        return Held(slot, Versioned(1 if record is None else record.version + 1, mark), term)
 
     def _written(self, held: Held, term: Term) -> Held:
         mark = self._mark(held.slot, term)

@@ -25,11 +25,16 @@ _REFUSED: Final = frozenset(
         libvirt.VIR_ERR_MIGRATE_UNSAFE,
     }
 )
+_NOT_MIGRATABLE: Final = "cannot migrate domain: "
+"""What libvirt says before QEMU's reasons when a device or the guest keeps the memory from being saved; the error's
+number is that of any operation at a wrong time (libvirt, qemuMigrationSrcIsAllowed)."""
 # Parts of libvirt's and the C library's words, by which causes are told apart that share an error code.
-_REMEDIES: Final = (
+_NO_ROOM: Final = (
     ("No space left on device", "free space on the hypervisor's disk"),
     ("Disk quota exceeded", "free space, or raise the quota on the hypervisor"),
     ("Cannot allocate memory", "free memory on the hypervisor, or run fewer machines at once"),
+)
+_REMEDIES: Final = (
     ("Permission denied", "let the user that runs QEMU read the file and pass through its folders"),
     ("client socket is closed", "libvirt or the connection to it ended; look into its log, then start it again"),
     ("End of file while reading data", "libvirt or the connection to it ended; look into its log, then start it again"),
@@ -38,8 +43,16 @@ _REMEDIES: Final = (
 _LOOK: Final = "look into libvirt's log and the domain's log (/var/log/libvirt/qemu, or ~/.cache/libvirt/qemu/log)"
 
 
+class NoRoom(MachineBroken):
+    """The hypervisor has no memory or no space for it now; the same may work later."""
+
+
 class OperationRefused(MachineBroken):
     """The hypervisor cannot do that with this machine; another way may work."""
+
+
+class MemoryStays(OperationRefused):
+    """A device or the guest keeps its memory from being saved, in a file of its own or in a snapshot."""
 
 
 def code_of(error: libvirt.libvirtError) -> int:
@@ -60,12 +73,18 @@ def broken(error: libvirt.libvirtError, action: str) -> MachineBroken:
         action: what was tried, as ``domain win11-1: cannot be started``.
     """
     words = words_of(error)
+    if _NOT_MIGRATABLE in words:
+        return MemoryStays(f"{action}: {words}; this machine's memory cannot be saved")
     if code_of(error) in _REFUSED:
         return OperationRefused(f"{action}: {words}; this hypervisor cannot do that with this machine")
-    remedy = next((remedy for part, remedy in _REMEDIES if part in words), None)
-    if remedy is None:
-        remedy = "start libvirt again" if code_of(error) in _GONE else _LOOK
+    if room := _remedy(words, _NO_ROOM):
+        return NoRoom(f"{action}: {words}; {room}")
+    remedy = _remedy(words, _REMEDIES) or ("start libvirt again" if code_of(error) in _GONE else _LOOK)
     return MachineBroken(f"{action}: {words}; {remedy}")
+
+
+def _remedy(words: str, known: tuple[tuple[str, str], ...]) -> str | None:
+    return next((remedy for part, remedy in known if part in words), None)
 
 
 @contextmanager
@@ -77,6 +96,7 @@ def translated(action: str) -> Iterator[None]:
 
     Raises:
         OperationRefused: the hypervisor cannot do that.
+        NoRoom: it has no memory or no space for it now.
         MachineBroken: it failed.
     """
     try:

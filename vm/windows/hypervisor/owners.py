@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
-import getpass
 import os
+import pwd
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -34,14 +35,22 @@ class OwnerProbe(Protocol):
 
 
 class LocalProcesses:
-    """The processes that this one can see, by ``/proc``.
+    """The processes of this computer, by ``/proc``.
+
+    Args:
+        proc: where that is.
+        host: name of this computer; None to ask for it.
+        exists: whether there is a process, for one that `proc` does not show.
 
     Attributes:
         host: name of this computer.
     """
 
-    def __init__(self, proc: Path = Path("/proc"), host: str | None = None) -> None:
+    def __init__(
+        self, proc: Path = Path("/proc"), host: str | None = None, exists: Callable[[int], bool] | None = None
+    ) -> None:
         self._proc = proc
+        self._exists = _exists if exists is None else exists
         self.host = socket.gethostname() if host is None else host
         self._boot = self._read("sys/kernel/random/boot_id")
         try:
@@ -65,13 +74,14 @@ class LocalProcesses:
         """Whether the owner's process runs.
 
         Only a pid of this very boot and namespace is looked up: names of computers are not unique, and containers of
-        one computer share a kernel but not their pids.
+        one computer share a kernel but not their pids. A process that ``/proc`` does not show may be another user's
+        that is hidden (proc(5), ``hidepid``), so the kernel is asked.
         """
         here = (self.host, self._boot, self._namespace)
         if "" in here or here != (owner.host, owner.boot, owner.pid_namespace):
             return Liveness.UNKNOWN
         if not (self._proc / str(owner.pid)).exists():
-            return Liveness.GONE
+            return Liveness.UNKNOWN if self._exists(owner.pid) else Liveness.GONE
         state, started = self._status(owner.pid)
         if started is None:
             return Liveness.UNKNOWN
@@ -95,6 +105,17 @@ class LocalProcesses:
             return "", None
 
 
+def _exists(pid: int) -> bool:
+    """Whether the kernel knows a process; signal 0 asks only (kill(2))."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
 def current_owner(worker: str, processes: LocalProcesses | None = None) -> Owner:
     """This process as an owner.
 
@@ -103,8 +124,9 @@ def current_owner(worker: str, processes: LocalProcesses | None = None) -> Owner
         processes: where to look; this computer.
     """
     try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
+        # Not getpass: what is kept for a user belongs to the one that runs, whatever the environment says.
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
         # A container may run as a number without a name.
         user = str(os.getuid())
     return (processes or LocalProcesses()).owner(os.getpid(), user, worker)

@@ -14,7 +14,8 @@ from vm.windows.hypervisor.file_marks import name_in, write_mark
 from vm.windows.hypervisor.host_folder import HostFolder
 from vm.windows.hypervisor.mark import Mark
 from vm.windows.hypervisor.uri import HypervisorUri
-from vm.windows.images.store import DISK, Image
+from vm.windows.images.manifest import Manifest, StoredFile
+from vm.windows.images.store import DISK, Image, ImageStore
 
 VARIABLE: Final = "NTPROOF_HYPERVISOR_DIR"
 SYSTEM: Final = Path("/var/lib/libvirt/images/ntproof")
@@ -81,6 +82,31 @@ def is_usable_in_place(uri: HypervisorUri, path: Path) -> bool:
         return False
 
 
+def copies_of(store: ImageStore) -> Mapping[str, str | None] | None:
+    """The copy of each image of a store by the image's name: its set of files, None where the image cannot be read.
+
+    None as a whole where there is no store: it may be on a disk that is not mounted, or named only elsewhere.
+    """
+    if not store.root.is_dir():
+        return None
+    found: dict[str, str | None] = {}
+    for name in store.names():
+        try:
+            stored = _stored_disk(store.open(name).manifest)
+        except MachineConfigurationError:
+            stored = None
+        found[name] = None if stored is None else _copy_name(stored)
+    return found
+
+
+def _stored_disk(manifest: Manifest) -> StoredFile | None:
+    return next((file for file in manifest.files if file.name == DISK), None)
+
+
+def _copy_name(disk: StoredFile) -> str:
+    return f"{COPY_PREFIX}{disk.sha256[:_DIGITS]}"
+
+
 class ImageOnHost:
     """An image's disk on the hypervisor's host: the file itself where QEMU can read it, else a copy by its hash.
 
@@ -94,11 +120,11 @@ class ImageOnHost:
         self._in_place = is_usable_in_place(connection.uri, image.disk)
         self._folder = folder
         self._image = image
-        stored = next((file for file in image.manifest.files if file.name == DISK), None)
+        stored = _stored_disk(image.manifest)
         if stored is None:
             raise MachineConfigurationError(f"image {image.manifest.name!r} has no {DISK}; build it anew")
         self._stored = stored
-        self.copy_name = f"{COPY_PREFIX}{stored.sha256[:_DIGITS]}"
+        self.copy_name = _copy_name(stored)
         """The copy's set of files, also the name of the lease under which it is made."""
 
     def find(self) -> Path | None:
@@ -110,9 +136,10 @@ class ImageOnHost:
         if self._in_place:
             return self._image.disk.resolve()
         content = self._folder.read(name_in(self.copy_name, _DESCRIPTION), _LONGEST)
-        if content != self._description():
+        disk = name_in(self.copy_name, _KIND)
+        if content != self._description() or self._folder.size(disk) != self._stored.size:
             return None
-        return self._folder.path_of(name_in(self.copy_name, _KIND))
+        return self._folder.path_of(disk)
 
     def send(self, mark: Mark, tell: Callable[[str], None]) -> Path:
         """Copy it there. One does so at a time.

@@ -29,9 +29,6 @@ class Capabilities:
     Attributes:
         libvirt: version of the hypervisor's libvirt.
         uefi: whether the machine has UEFI firmware.
-        qcow2: whether all its writable disks are qcow2.
-        migratable: whether its memory can be saved; a device that cannot be moved, or a guest that runs a hypervisor on
-            a host that cannot save that, prevents it.
         save_refused: what the hypervisor said when it was asked to save or restore this machine, empty when it did not
             refuse.
         snapshot_refused: likewise for an internal snapshot.
@@ -41,8 +38,6 @@ class Capabilities:
 
     libvirt: tuple[int, int, int]
     uefi: bool
-    qcow2: bool = True
-    migratable: bool = True
     save_refused: str = ""
     snapshot_refused: str = ""
     memory_mib: int = 0
@@ -88,8 +83,6 @@ def plan(capabilities: Capabilities, *, forced: Strategy | None = None) -> Plan:
 def _against_save(capabilities: Capabilities) -> str | None:
     if capabilities.save_refused:
         return f"the hypervisor refused: {capabilities.save_refused}"
-    if not capabilities.migratable:
-        return "the machine's memory cannot be saved"
     return _against_room(capabilities)
 
 
@@ -103,10 +96,6 @@ def _against_room(capabilities: Capabilities) -> str | None:
 def _against_snapshot(capabilities: Capabilities) -> str | None:
     if capabilities.snapshot_refused:
         return f"the hypervisor refused: {capabilities.snapshot_refused}"
-    if not capabilities.migratable:
-        return "the machine's memory cannot be saved"
-    if not capabilities.qcow2:
-        return "a writable disk is not qcow2"
     if capabilities.uefi and capabilities.libvirt < PFLASH_SNAPSHOT_SINCE:
         return f"with UEFI it needs libvirt {'.'.join(map(str, PFLASH_SNAPSHOT_SINCE))}"
     return _against_room(capabilities)

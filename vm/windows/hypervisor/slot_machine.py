@@ -113,7 +113,7 @@ class SlotMachine:
         self._connection.require_alive()
 
     def clear_away(self) -> None:
-        """Remove what the slot's previous owner left: its domain and its files.
+        """Remove what the slot's previous owner or an attempt that failed left: its domain and its files.
 
         Raises:
             MachineBroken: a domain of this name is not of this project.
@@ -232,7 +232,8 @@ class SlotMachine:
     def _remove_domain(self) -> None:
         found = self._connection.find(self.name)
         if found is not None:
-            if found.mark() is None:
+            # One that has no mark may have ended between the two looks.
+            if found.mark() is None and self._connection.find(self.name) is not None:
                 raise MachineBroken(
                     f"domain {self.name}: a domain of this name is not of this project; rename it, or the image"
                 )

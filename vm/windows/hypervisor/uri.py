@@ -50,6 +50,11 @@ class HypervisorUri:
         """
         try:
             parts = urlsplit(text)
+            if parts.password is not None:
+                # Before anything that repeats the text.
+                raise MachineConfigurationError(
+                    "a libvirt URI carries no password; use a key or an authentication file"
+                )
             port = parts.port
         except ValueError as error:
             raise MachineConfigurationError(f"{text!r} is no libvirt URI: {error}; as {DEFAULT}") from error
@@ -62,8 +67,6 @@ class HypervisorUri:
             raise MachineConfigurationError(
                 f"{text!r} ends in none of {', '.join(QEMU_PATHS)}; give --connect a URI as {DEFAULT}"
             )
-        if parts.password is not None:
-            raise MachineConfigurationError("a libvirt URI carries no password; use a key or an authentication file")
         return cls(
             text=text,
             driver=driver,

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from vm.errors import MachineBroken
 from vm.windows.hypervisor.golden_sets import GoldenSet, GoldenSets
-from vm.windows.hypervisor.libvirt_errors import OperationRefused
+from vm.windows.hypervisor.libvirt_errors import MemoryStays, NoRoom, OperationRefused
 from vm.windows.hypervisor.mark import Mark
 from vm.windows.hypervisor.reset import Capabilities, Plan, Strategy, plan
 from vm.windows.hypervisor.slot_machine import SlotMachine
@@ -71,6 +71,9 @@ class GoldenSaveWay:
         if golden is not None:
             try:
                 self._machine.restore(golden)
+            except NoRoom:
+                # It is not the set that failed, and to make it again takes the same room.
+                raise
             except MachineBroken as error:
                 self._machine.require_hypervisor()
                 _LOG.warning("slot %s: its saved memory is made again: %s", self._machine.name, error)
@@ -79,7 +82,12 @@ class GoldenSaveWay:
                 self._golden = golden
                 return
         golden = self._make(settle)
-        self._machine.restore(golden)
+        try:
+            self._machine.restore(golden)
+        except OperationRefused:
+            # The next lease would find it, fail on it and make it again.
+            self._sets.discard(golden)
+            raise
         self._golden = golden
 
     def revert(self, settle: Settle) -> None:
@@ -206,16 +214,20 @@ def prepare(
         try:
             way.prepare(settle)
         except OperationRefused as error:
-            machine.end()
+            # A definition that stayed would keep the next way from starting a domain of that name.
+            machine.clear_away()
             if forced is not None or chosen.strategy is Strategy.COLD_BOOT:
                 raise
             _LOG.warning("%s: no %s: %s", machine.name, chosen.strategy.value, error)
-            capabilities = _without(capabilities, chosen.strategy, str(error))
+            capabilities = _without(capabilities, chosen.strategy, error)
         else:
             return way, chosen
 
 
-def _without(capabilities: Capabilities, strategy: Strategy, why: str) -> Capabilities:
+def _without(capabilities: Capabilities, strategy: Strategy, refusal: OperationRefused) -> Capabilities:
+    why = str(refusal)
+    if isinstance(refusal, MemoryStays):
+        return replace(capabilities, save_refused=why, snapshot_refused=why)
     if strategy is Strategy.GOLDEN_SAVE:
         return replace(capabilities, save_refused=why)
     return replace(capabilities, snapshot_refused=why)

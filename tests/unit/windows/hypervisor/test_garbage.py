@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vm.windows.hypervisor.garbage import Kind, Resource, select
+from vm.windows.hypervisor.garbage import STALE_DAYS, Kind, Resource, select
 from vm.windows.hypervisor.lease_records import Versioned
 from vm.windows.hypervisor.mark import Mark, Owner, Role, Term
 from vm.windows.hypervisor.owners import Liveness
@@ -35,13 +35,12 @@ def record(owner, *, late=0, released=False):
     return Versioned(1, mark(owner, Role.LEASE, term=term))
 
 
-def removes(xml, found=None, images=("i",), slots=("s",)):
+def removes(xml, found=None, images=("i",), slots=("s",), now=NOW, name="d", kind=Kind.DOMAIN):
     if isinstance(xml, Mark):
         xml = xml.to_xml()
-    resource = Resource(Kind.DOMAIN, "d", xml)
-    (finding,) = select(
-        [resource], dict.fromkeys(slots, found), me=ME, images=frozenset(images), now_ms=NOW, probe=Probe()
-    )
+    resource = Resource(kind, name, xml)
+    known = dict.fromkeys(images) if isinstance(images, tuple) else images
+    (finding,) = select([resource], dict.fromkeys(slots, found), me=ME, images=known, now_ms=now, probe=Probe())
     assert finding.resource is resource
     assert finding.reason
     return finding.remove
@@ -99,6 +98,38 @@ def test_what_belongs_to_a_process_alone_goes_with_it(role, owner, expected):
 )
 def test_a_golden_machine_goes_when_its_image_is_gone_and_it_is_ours(owner, images, expected):
     assert removes(mark(owner, Role.GOLDEN), images=images) is expected
+
+
+@pytest.mark.parametrize("role", [Role.INSTALLATION, Role.PROBE])
+def test_what_a_process_without_a_lease_left_is_nobody_s_once_it_is_older_than_any_installation(role):
+    left = mark(FAR, role, slot=None)
+    end = left.created * 1000 + STALE_DAYS * 24 * 3_600_000
+
+    assert not removes(left, now=end)
+    assert removes(left, now=end + 1)
+    assert not removes(replace(left, owner=RUNS), now=end + 1)
+
+
+@pytest.mark.parametrize(
+    ("images", "owner", "expected"),
+    [
+        ({"i": "image.0123"}, ENDED, False),
+        ({"i": "image.4567"}, ENDED, True),
+        ({"i": "image.4567"}, RUNS, False),
+        ({"i": None}, ENDED, False),
+        ({}, ENDED, True),
+    ],
+)
+@pytest.mark.parametrize("kind", ["qcow2", "complete", "mark"])
+def test_the_copy_of_an_image_goes_with_the_build_that_it_is_a_copy_of(images, owner, kind, expected):
+    copy = mark(owner, Role.GOLDEN, slot=None)
+
+    assert removes(copy, images=images, name=f"/folder/image.0123.{kind}", kind=Kind.FILE) is expected
+
+
+def test_a_golden_machine_stays_where_no_store_says_that_its_image_is_gone():
+    assert not removes(mark(ENDED, Role.GOLDEN), images=None)
+    assert removes(mark(ENDED), None, images=None), "a clone is none of an image's"
 
 
 def test_a_record_stays_also_when_its_owner_is_gone():

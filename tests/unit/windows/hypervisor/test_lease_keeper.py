@@ -88,6 +88,35 @@ def test_after_a_pause_in_which_another_computer_took_the_slot_it_is_lost(store)
     assert other.renew(held), "what the other one has was not touched"
 
 
+def test_a_clock_that_was_set_back_hides_no_new_owner_from_what_would_harm_it(store):
+    clock = Clock()
+    keeper = hold(leases(store, clock))
+    before = clock.now
+    clock.now += 3_600_000
+    leases(store, clock, host="another", probe=Unseen()).acquire(("a-1",))
+    # As after a pause of the whole computer, whose clock stood still.
+    clock.now = before
+    keeper.require()
+
+    with pytest.raises(LeaseLost, match="another owner has taken it over"):
+        keeper.confirm()
+
+    assert keeper.is_lost()
+    keeper.release()
+
+
+def test_whoever_gives_a_slot_up_asks_whether_it_has_it(store):
+    clock = Clock()
+    keeper = hold(leases(store, clock))
+    before = clock.now
+    clock.now += 3_600_000
+    leases(store, clock, host="another", probe=Unseen()).acquire(("a-1",))
+    clock.now = before
+
+    assert keeper.is_lost()
+    keeper.release()
+
+
 def test_a_slot_in_use_is_not_taken_again_by_its_own_process_and_one_left_behind_is(store):
     clock = Clock()
     keeper = hold(leases(store, clock, worker="gw0"))
@@ -101,3 +130,22 @@ def test_a_slot_in_use_is_not_taken_again_by_its_own_process_and_one_left_behind
     again.release()
     assert keeper.slot == again.slot
     keeper._released.set()
+
+
+def test_a_slot_that_another_thread_took_as_soon_as_it_was_given_back_stays_in_use(store):
+    clock, second = Clock(), []
+    first = leases(store, clock, worker="gw0")
+    keeper = hold(first)
+    give_back = first.release
+
+    def give_back_and_lose_the_processor(held):
+        give_back(held)
+        second.append(hold(leases(store, clock, worker="gw1")))
+
+    first.release = give_back_and_lose_the_processor
+    keeper.release()
+
+    with pytest.raises(NoFreeSlot):
+        hold(leases(store, clock, worker="gw2"))
+    second[0].release()
+    assert not slots_in_use().has(URI, "a-1")

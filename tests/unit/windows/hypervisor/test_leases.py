@@ -272,23 +272,16 @@ def test_two_workers_get_two_slots_and_a_third_is_told_who_has_them():
         leases(hypervisor, replace(OWNER, pid=9)).acquire(SLOTS)
 
 
-def test_whoever_reclaims_a_slot_is_told_whose_leftovers_to_clear():
+def test_a_slot_whose_owner_is_gone_or_gave_it_back_is_taken():
     hypervisor = Hypervisor()
     leases(hypervisor).acquire(SLOTS)
+    other = leases(hypervisor, OTHER, Liveness.GONE)
 
-    held = leases(hypervisor, OTHER, Liveness.GONE).acquire(SLOTS)
+    reclaimed = other.acquire(SLOTS)
+    other.release(reclaimed)
 
-    assert (held.slot, held.previous) == (SLOTS[0], OWNER)
-
-
-def test_a_slot_that_was_given_back_has_no_leftovers():
-    hypervisor = Hypervisor()
-    mine = leases(hypervisor)
-    mine.release(mine.acquire(SLOTS))
-
-    held = leases(hypervisor, OTHER).acquire(SLOTS)
-
-    assert (held.slot, held.previous) == (SLOTS[0], None)
+    assert reclaimed.slot == SLOTS[0]
+    assert leases(hypervisor).acquire(SLOTS).slot == SLOTS[0]
 
 
 def test_an_owner_learns_that_its_slot_was_taken_over():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 import sys
 from dataclasses import replace
@@ -45,7 +46,21 @@ def test_the_start_time_is_found_behind_any_name(owner):
     ],
 )
 def test_only_what_can_be_seen_is_judged(proc, owner, changes, expected):
-    assert LocalProcesses(proc, "h").liveness(replace(owner, **changes)) is expected
+    assert LocalProcesses(proc, "h", lambda _pid: False).liveness(replace(owner, **changes)) is expected
+
+
+def test_a_process_that_proc_hides_is_not_gone(proc, owner):
+    hidden = LocalProcesses(proc, "h", lambda pid: pid == 8)
+
+    assert hidden.liveness(replace(owner, pid=8)) is Liveness.UNKNOWN
+    assert hidden.liveness(replace(owner, pid=9)) is Liveness.GONE
+
+
+def test_the_kernel_knows_a_hidden_process_and_none_with_a_number_that_no_process_has(proc, owner):
+    here = LocalProcesses(proc, "h")
+
+    assert here.liveness(replace(owner, pid=os.getpid())) is Liveness.UNKNOWN
+    assert here.liveness(replace(owner, pid=1 << 70)) is Liveness.GONE
 
 
 def test_a_process_that_ended_and_was_not_reaped_is_gone(proc, owner):
@@ -59,6 +74,13 @@ def test_a_process_that_cannot_be_read_is_unknown(proc, owner):
     (proc / "7/stat").write_text("nonsense")
 
     assert LocalProcesses(proc, "h").liveness(owner) is Liveness.UNKNOWN
+
+
+def test_an_owner_is_who_runs_and_not_whom_the_environment_names(monkeypatch):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "somebody-else")
+
+    assert current_owner("main").user == pwd.getpwuid(os.getuid()).pw_name
 
 
 def test_nothing_is_said_where_there_is_no_proc(tmp_path, owner):

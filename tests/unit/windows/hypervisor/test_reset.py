@@ -23,9 +23,7 @@ NO_SAVE = {"save_refused": "no room"}
         (replace(BIOS, free_mib=4095), Strategy.COLD_BOOT, "4095 MiB free, 4096 needed"),
         (replace(UEFI, **NO_SAVE), Strategy.COLD_BOOT, "with UEFI it needs libvirt 10.10.0"),
         (replace(UEFI, libvirt=(10, 10, 0), **NO_SAVE), Strategy.INTERNAL_SNAPSHOT, "refused: no room"),
-        (replace(BIOS, qcow2=False, **NO_SAVE), Strategy.COLD_BOOT, "not qcow2"),
         (replace(BIOS, snapshot_refused="busy", **NO_SAVE), Strategy.COLD_BOOT, "refused: busy"),
-        (replace(BIOS, migratable=False), Strategy.COLD_BOOT, "memory cannot be saved"),
     ],
 )
 def test_the_fastest_way_that_works_is_taken_and_why(capabilities, strategy, words):
