@@ -128,7 +128,10 @@ def test_every_history_is_replayed_on_one_machine_that_is_reset_between_them(cap
         (["replay", "{empty}"], "the file is empty"),
         (["run", "{scenario}", "--verifier", "x"], "error: --verifier x: Driver Verifier has no option 'x'"),
         (["run", "{scenario}", "--verifier", "none", "--vm", "nope"], "there is no machine 'nope'"),
-        (["build", "--out", "{binary}"], "binary: the finished files cannot be put there: File exists; name another folder"),
+        (
+            ["build", "--out", "{binary}"],
+            "binary: the finished files cannot be put there: File exists; name another folder",
+        ),
         (["check", "{empty}"], "the file is empty"),
         (["check", "{binary}"], "not UTF-8"),
         (["run", "{scenario}", "--driver", "nothing.sys"], "nothing.sys: no such file"),
