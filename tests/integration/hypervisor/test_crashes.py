@@ -130,6 +130,24 @@ def test_a_crashed_guest_boots_again_from_its_disk_and_is_reached(lease):
 
 
 @pytest.mark.usefixtures("nothing_left")
+def test_a_crashed_guest_ends_its_panic_before_it_boots_again(lease, tmp_path):
+    """QEMU stops it as soon as it tells, which is before Linux' last words and may be before Windows' dump."""
+    domain = lease()
+    tiny_linux.tell(domain.address_of(22), PANIC)
+    assert domain.wait_for_panic(10) is not None
+    (before, after) = (tmp_path / "before", tmp_path / "after")
+    for folder in (before, after):
+        folder.mkdir()
+    domain.collect(before)
+
+    domain.boot_again()
+
+    domain.collect(after)
+    assert b"end Kernel panic" not in (before / "serial.log").read_bytes()
+    assert b"end Kernel panic" in (after / "serial.log").read_bytes()
+
+
+@pytest.mark.usefixtures("nothing_left")
 def test_a_hanging_guest_is_interrupted_by_an_nmi(lease):
     """As Windows does, this guest is told to crash at an NMI."""
     domain = lease()

@@ -23,11 +23,17 @@ from vm.windows.hypervisor.host_folder import HostFolder
 from vm.windows.hypervisor.mark import Mark
 from vm.windows.images.store import Image
 from vm.windows.leased_domain import Address, DomainState
+from vm.windows.remoting.deadline import Deadline
 
 _LOG = logging.getLogger(__name__)
 
 ENDS_WITHIN: Final = 30.0
 """Seconds from destroying a domain until the hypervisor tells of its end."""
+DUMPED_WITHIN: Final = 600.0
+"""Seconds that a guest which panicked has for its dump: 16 GiB to a disk that takes 30 MB/s."""
+QUIET: Final = 5.0
+"""Seconds without a write after which it has written its dump."""
+_LOOKS_EVERY: Final = 0.25
 DISK: Final = "qcow2"
 VARIABLES: Final = "nvram"
 SERIAL: Final = "serial"
@@ -178,6 +184,7 @@ class SlotMachine:
     def boot_again(self) -> None:
         """Have a crashed guest boot from its disk as it is: the same QEMU goes on, with the ports that it forwards."""
         handle = self.handle
+        self._let_dump(handle)
         handle.reset()
         self.watch.begin()
         if handle.state() is not LibvirtState.RUNNING:
@@ -228,6 +235,22 @@ class SlotMachine:
     def serial_log(self) -> str:
         """Name of the file that keeps what the guest wrote to its serial port."""
         return self._run_file(SERIAL)
+
+    def _let_dump(self, handle: DomainHandle) -> None:
+        """Let a guest that panicked go on until its disks are quiet.
+
+        QEMU stops a guest that tells of its panic, and what tells may come before the dump: virtio-win's driver does
+        (kvm-guest-drivers-windows, pull request 516), and so does Linux.
+        """
+        deadline, written, quiet = Deadline(DUMPED_WITHIN), -1, Deadline(QUIET)
+        while not (deadline.passed or quiet.passed):
+            if handle.state() is LibvirtState.CRASHED:
+                # Also a second time: a guest may have more than one way to tell.
+                handle.resume()
+            before, written = written, handle.written_bytes()
+            if written != before:
+                quiet = Deadline(QUIET)
+            quiet.pause(_LOOKS_EVERY)
 
     def _remove_domain(self) -> None:
         found = self._connection.find(self.name)
