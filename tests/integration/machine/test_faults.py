@@ -15,6 +15,7 @@ require_remoting()
 
 from tests.integration.machine.conftest import Misuse, with_access  # noqa: E402
 from tests.standin.certificates import make_certificate  # noqa: E402
+from tests.standin.commands import COMMANDS  # noqa: E402
 from tests.standin.local_guest import DUMP, PASSWORD, dump_of  # noqa: E402
 from tests.standin.ntguest import OPERATIONS  # noqa: E402
 from tests.standin.sshd import StandInSsh, make_host_key  # noqa: E402
@@ -234,6 +235,24 @@ def test_a_process_that_does_not_end_without_a_driver_is_the_machines_failure(ma
 
     with pytest.raises(MachineBroken, match="still runs after 20 s"):
         machine.terminate_process(pid)
+
+
+def test_a_slow_command_of_a_guest_that_answers_is_no_hang_of_the_driver(machine, misuse, monkeypatch):
+    def never(_windows, context, **_):
+        context.stopping.wait()
+        context.check()
+        yield
+
+    machine.witness_mark()
+    monkeypatch.setitem(COMMANDS, "Get-NtproofAuditMark", never)
+
+    with (
+        pytest.raises(MachineBroken, match="did not end within 2 s; the guest answers") as caught,
+        machine.calling("read the audit log"),
+    ):
+        machine.link.session().call("Get-NtproofAuditMark", Log="Security", deadline=2)
+
+    assert not isinstance(caught.value, DriverHung)
 
 
 def test_a_connection_that_breaks_is_the_machines_failure_and_not_a_hang(machine, guest, misuse):

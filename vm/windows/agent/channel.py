@@ -19,7 +19,7 @@ class Channel(Protocol):
 
         Raises:
             ConnectionLost: the program or the connection is gone.
-            CommandTimedOut: the program takes nothing.
+            AgentTimedOut: the program takes nothing.
         """
 
     def receive(self, deadline: Deadline) -> bytes:
@@ -27,7 +27,7 @@ class Channel(Protocol):
 
         Raises:
             ConnectionLost: the program or the connection is gone.
-            CommandTimedOut: the program wrote nothing.
+            AgentTimedOut: the program wrote nothing.
         """
 
     def abort(self) -> None:

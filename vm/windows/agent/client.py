@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from vm.windows.agent.channel import Channel
-from vm.windows.agent.errors import AgentRefused
+from vm.windows.agent.errors import AgentRefused, AgentTimedOut
 from vm.windows.agent.protocol import LONGEST_ANSWER, Malformed, Member, Members, decode, encode, flag
 from vm.windows.remoting.deadline import Deadline
-from vm.windows.remoting.errors import CommandTimedOut, ConnectionLost, GuestProtocolError
+from vm.windows.remoting.errors import ConnectionLost, GuestProtocolError
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class AgentClient:
         Raises:
             AgentRefused: the agent did not do it.
             ConnectionLost: the agent or the connection is gone, or `abort` was called.
-            CommandTimedOut: no answer within the deadline; the client is of no more use.
+            AgentTimedOut: no answer within the deadline; the client is of no more use.
             GuestProtocolError: the answer is not as documented.
         """
         return self.ask_all([(operation, members)], deadline=deadline)[0]
@@ -233,7 +233,7 @@ class AgentClient:
         """A guest that keeps sending never lets the channel's own deadline pass."""
         if limit.passed:
             self._broken = True
-            raise CommandTimedOut(
+            raise AgentTimedOut(
                 f"ntguest.exe sends on, but for {limit.seconds:g} s not the answer", endpoint=self._channel.endpoint
             )
 

@@ -1,7 +1,8 @@
 """Errors of the agent, beside those of remoting (vm.windows.remoting.errors).
 
 RemotingError
-`- AgentRefused        the agent answers, but did not do what it was told
+|- AgentRefused        the agent answers, but did not do what it was told
+`- AgentTimedOut       it answers nothing in time, or what it was told does not get done
 """
 
 from __future__ import annotations
@@ -31,3 +32,7 @@ class AgentRefused(RemotingError):
         self.error = error
         self.reason = reason
         self.answer = answer or {}
+
+
+class AgentTimedOut(RemotingError):
+    """The deadline passed, and the agent neither answered nor got done what it was asked: what it called may hang."""

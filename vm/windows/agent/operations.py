@@ -14,6 +14,7 @@ from vm import win32
 from vm.errors import UnsupportedByMachine, Win32Error
 from vm.machine import RegistryValue, ServiceState
 from vm.windows.agent.client import AgentClient, Request
+from vm.windows.agent.errors import AgentTimedOut
 from vm.windows.agent.protocol import (
     LARGEST_PARAMETER,
     LONGEST_WAIT,
@@ -26,7 +27,7 @@ from vm.windows.agent.protocol import (
     optional_integer,
     optional_text,
 )
-from vm.windows.remoting.errors import CommandTimedOut, GuestProtocolError
+from vm.windows.remoting.errors import GuestProtocolError
 
 CANCELLED_WITHIN: Final = 10.0
 """Seconds that ntguest.exe gives a driver to complete a request that it cancelled (driver/guest/agent.h)."""
@@ -209,11 +210,11 @@ class Agent:
         self._succeeded(self._ask("resume", process=label), "ResumeThread", f"process {label}")
 
     def exit(self, label: str, status: int) -> None:
-        """Have a process end by itself, and wait for that. Raises CommandTimedOut for one that still runs then."""
+        """Have a process end by itself, and wait for that. Raises AgentTimedOut for one that still runs then."""
         self._end("exit", label, status)
 
     def terminate(self, label: str, status: int) -> None:
-        """Terminate a process, and wait until it is gone. Raises CommandTimedOut for one that still runs then."""
+        """Terminate a process, and wait until it is gone. Raises AgentTimedOut for one that still runs then."""
         self._end("terminate", label, status)
 
     def running(self, labels: list[str]) -> list[bool]:
@@ -320,7 +321,7 @@ class Agent:
             gone = flag(answer, "exited")
         if not gone:
             # Windows calls drivers on the way out of a process: one that keeps it there keeps it for ever.
-            raise CommandTimedOut(
+            raise AgentTimedOut(
                 f"the process was told to end and still runs after {self._patience:g} s",
                 endpoint=self.client.endpoint,
                 command=operation,

@@ -7,8 +7,9 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from vm.errors import MachineError, Win32Error
+from vm.windows.agent.errors import AgentTimedOut
 from vm.windows.remoting.deadline import Deadline
-from vm.windows.remoting.errors import CommandTimedOut, ConnectionFailed, ConnectionLost
+from vm.windows.remoting.errors import ConnectionFailed, ConnectionLost
 from vm.windows.remoting.guest import Guest, GuestAgent
 from vm.windows.remoting.session import GuestSession
 
@@ -71,7 +72,7 @@ class PsrpChannel:
                 data, self._waiting = b"".join(self._waiting), []
                 return data
             if deadline.passed:
-                raise CommandTimedOut(
+                raise AgentTimedOut(
                     f"{self._program} answered nothing for {deadline.seconds:g} s", endpoint=self.endpoint
                 )
 

@@ -7,8 +7,9 @@ from typing import Final
 
 import paramiko
 
+from vm.windows.agent.errors import AgentTimedOut
 from vm.windows.remoting.deadline import Deadline
-from vm.windows.remoting.errors import CommandTimedOut, ConnectionLost
+from vm.windows.remoting.errors import ConnectionLost
 from vm.windows.remoting.ssh import SshConnection
 
 _CHUNK: Final = 1 << 16
@@ -42,7 +43,7 @@ class SshChannel:
             while left:
                 left = left[self._send_some(left[:_CHUNK], deadline) :]
         except TimeoutError as error:
-            raise CommandTimedOut(
+            raise AgentTimedOut(
                 f"{self._program} took nothing for {deadline.seconds:g} s", endpoint=self.endpoint
             ) from error
         except (paramiko.SSHException, EOFError, OSError) as error:
@@ -54,7 +55,7 @@ class SshChannel:
         try:
             data = bytes(self._channel.recv(_CHUNK))
         except TimeoutError as error:
-            raise CommandTimedOut(
+            raise AgentTimedOut(
                 f"{self._program} answered nothing for {deadline.seconds:g} s", endpoint=self.endpoint
             ) from error
         except (paramiko.SSHException, EOFError, OSError) as error:

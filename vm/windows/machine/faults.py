@@ -11,14 +11,13 @@ from typing import Final
 
 from vm.errors import DriverFault, DriverHung, MachineBroken, MachineCrashed
 from vm.machine import CrashReport
-from vm.windows.agent.errors import STUCK, AgentRefused
+from vm.windows.agent.errors import STUCK, AgentRefused, AgentTimedOut
 from vm.windows.hypervisor.crash import GuestPanic, crash_report
 from vm.windows.leased_domain import DomainState, LeasedDomain
 from vm.windows.machine.access import Patience
 from vm.windows.machine.evidence import Evidence, has_dump
 from vm.windows.machine.link import GuestLink
 from vm.windows.remoting.errors import (
-    CommandTimedOut,
     ConnectionFailed,
     ConnectionLost,
     GuestNotResponding,
@@ -27,11 +26,12 @@ from vm.windows.remoting.errors import (
     RequestRefused,
 )
 
-_SILENT: Final = (CommandTimedOut, GuestNotResponding)
 TOLD_WITHIN: Final = 1.0
 """Seconds by which a panic may be told later than the connection broke over it."""
 _OTHER_WAY: Final = 15.0
 """Seconds for remoting to answer where SSH did not, although the guest had all the time it may take for that."""
+_SILENT: Final = (AgentTimedOut, GuestNotResponding)
+"""Nothing came back in time. A command of remoting that does not end is none of these: the guest says so itself."""
 _GONE: Final = (ConnectionLost, ConnectionFailed)
 
 

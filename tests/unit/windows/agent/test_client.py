@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vm.windows.agent.client import AgentClient
-from vm.windows.agent.errors import AgentRefused
+from vm.windows.agent.errors import AgentRefused, AgentTimedOut
 from vm.windows.remoting.deadline import Deadline
-from vm.windows.remoting.errors import CommandTimedOut, ConnectionLost, GuestProtocolError
+from vm.windows.remoting.errors import ConnectionLost, GuestProtocolError
 
 
 class Scripted:
@@ -40,7 +40,7 @@ class Scripted:
         if not self._bytes:
             if self._aborted.wait(deadline.remaining()):
                 raise ConnectionLost("aborted", endpoint=self.endpoint)
-            raise CommandTimedOut("nothing", endpoint=self.endpoint)
+            raise AgentTimedOut("nothing", endpoint=self.endpoint)
         count = max(self._cuts.popleft() if self._cuts else len(self._bytes), 1)
         piece = bytes(self._bytes[:count])
         del self._bytes[:count]
@@ -130,7 +130,7 @@ def test_events_are_given_as_they_arrive():
     events = client.events(deadline=0.05)
 
     assert [next(events)["event"], next(events)["event"]] == ["data", "end"]
-    with pytest.raises(CommandTimedOut):
+    with pytest.raises(AgentTimedOut):
         next(events)
 
 
@@ -185,7 +185,7 @@ def test_refusals_among_others_can_be_looked_at():
 def test_a_client_without_an_answer_in_time_is_of_no_more_use():
     client = AgentClient(Scripted(lambda _request: []))
 
-    with pytest.raises(CommandTimedOut):
+    with pytest.raises(AgentTimedOut):
         client.ask("say", deadline=0.05)
     assert not client.usable
 
@@ -213,7 +213,7 @@ class Endless(Scripted):
 def test_a_guest_that_sends_on_and_on_does_not_outlast_the_deadline(data):
     client = AgentClient(Endless(data))
 
-    with pytest.raises(CommandTimedOut, match="sends on"):
+    with pytest.raises(AgentTimedOut, match="sends on"):
         client.ask("say", deadline=0.05)
     assert not client.usable
 

@@ -6,8 +6,8 @@ import pytest
 
 from tests.unit.windows.agent.test_client import Scripted
 from vm.windows.agent.client import AgentClient
+from vm.windows.agent.errors import AgentTimedOut
 from vm.windows.agent.operations import Agent
-from vm.windows.remoting.errors import CommandTimedOut
 
 
 def agent_that_answers(**members):
@@ -21,5 +21,5 @@ def agent_that_answers(**members):
 def test_a_process_that_runs_on_after_its_end_was_asked_for_is_no_end(call):
     agent = agent_that_answers(win32_error=0, pid=8, exited=False, exit_code=None)
 
-    with pytest.raises(CommandTimedOut, match="still runs after 7 s"):
+    with pytest.raises(AgentTimedOut, match="still runs after 7 s"):
         getattr(agent, call)("p1", 3)
