@@ -18,6 +18,8 @@ HEADER_LENGTH = 0x2000
 NMI_HARDWARE_FAILURE = 0x80
 HARDWARE_CAUSE = 0x4F4454
 """First parameter of NMI_HARDWARE_FAILURE where Windows knows no more of its source."""
+NMI_PANIC = b"Kernel panic - not syncing: NMI"
+"""How Linux' last words name an NMI of which it does not know the source (arch/x86/kernel/nmi.c)."""
 PSTORE = Path("/sys/fs/pstore")
 SYSRQ = Path("/proc/sysrq-trigger")
 
@@ -58,6 +60,6 @@ def recover_dump(windows):
     words = b"".join(record.read_bytes() for record in records)
     for record in records:
         record.unlink()
-    if b"NMI" in words and windows.crash_control["DumpType"]:
+    if NMI_PANIC in words and windows.crash_control["DumpType"]:
         header = dump_header(windows.system.build, NMI_HARDWARE_FAILURE, (HARDWARE_CAUSE, 0, 0, 0))
         windows.files.write(DUMP_FILE, header)
