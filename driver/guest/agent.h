@@ -24,6 +24,7 @@ OPERATION process_resume;
 OPERATION process_exit;
 OPERATION process_describe;
 OPERATION process_terminate;
+OPERATION process_terminate_all;
 OPERATION process_wait;
 OPERATION process_release;
 

@@ -1,6 +1,7 @@
 /* The processes of a plan: launched with exact control, held by label until they are released, all in one job. */
 
 #include "agent.h"
+#include "job.h"
 #include "orders.h"
 #include "process_facts.h"
 #include "spawn.h"
@@ -20,27 +21,25 @@ typedef struct PROCESS {
 static struct {
     PROCESS *entries[PROCESSES_MAXIMUM];
     ULONG count;
-    HANDLE job;
 } processes;
 
 BOOL processes_open(void)
 {
-    JOBOBJECT_EXTENDED_LIMIT_INFORMATION limits;
+    return job_open();
+}
 
-    memset(&limits, 0, sizeof(limits));
-    limits.BasicLimitInformation.LimitFlags = JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE;
-    processes.job = CreateJobObjectW(NULL, NULL);
-    return processes.job != NULL && SetInformationJobObject(processes.job, JobObjectExtendedLimitInformation, &limits,
-                                                            sizeof(limits));
+static void terminate_outside_job(ULONG status)
+{
+    for (ULONG index = 0; index < processes.count; index++) {
+        if (!processes.entries[index]->in_job) {
+            TerminateProcess(processes.entries[index]->process, status);
+        }
+    }
 }
 
 void processes_close(void)
 {
-    for (ULONG index = 0; index < processes.count; index++) {
-        if (!processes.entries[index]->in_job) {
-            TerminateProcess(processes.entries[index]->process, 1);
-        }
-    }
+    terminate_outside_job(1);
 }
 
 static PROCESS *find_label(const TEXT *label)
@@ -194,7 +193,7 @@ static void answer_launch(ANSWER *answer, const TEXT *image, const TEXT *command
 /* Brings a made process into the job and the table, and lets it run unless it stays suspended. */
 static void keep(PROCESS *entry, const LAUNCHED *launched, BOOL suspended, ANSWER *answer)
 {
-    entry->in_job = AssignProcessToJobObject(processes.job, launched->process.hProcess);
+    entry->in_job = job_take(launched->process.hProcess);
     entry->process = launched->process.hProcess;
     entry->pid = launched->process.dwProcessId;
     processes.entries[processes.count++] = entry;
@@ -403,14 +402,8 @@ const char *process_wait(REQUEST *request, ANSWER *answer)
     return NULL;
 }
 
-const char *process_release(REQUEST *request, ANSWER *answer)
+static void forget(PROCESS *process)
 {
-    PROCESS *process = named_process(request);
-
-    if (process == NULL) {
-        return NULL;
-    }
-    answer_number(answer, "pid", process->pid);
     for (ULONG index = 0; index < processes.count; index++) {
         if (processes.entries[index] == process) {
             processes.entries[index] = processes.entries[--processes.count];
@@ -423,5 +416,50 @@ const char *process_release(REQUEST *request, ANSWER *answer)
     CloseHandle(process->process);
     memory_free(process->label.units);
     memory_free(process);
+}
+
+const char *process_release(REQUEST *request, ANSWER *answer)
+{
+    PROCESS *process = named_process(request);
+
+    if (process != NULL) {
+        answer_number(answer, "pid", process->pid);
+        forget(process);
+    }
+    return NULL;
+}
+
+/* A held process keeps its pid. */
+static BOOL is_held(ULONG pid)
+{
+    for (ULONG index = 0; index < processes.count; index++) {
+        if (processes.entries[index]->pid == pid) {
+            return TRUE;
+        }
+    }
+    return FALSE;
+}
+
+/* Ends what the plan launched and what came of it, and frees the labels of those that are gone. */
+const char *process_terminate_all(REQUEST *request, ANSWER *answer)
+{
+    ULONG status = (ULONG)request_number(request, "status", MAXDWORD, 1);
+    ULONG deadline = (ULONG)request_number(request, "deadline_ms", DEADLINE_MAXIMUM, DEADLINE_DEFAULT);
+    ULONGLONG end = GetTickCount64() + deadline;
+    ULONG remaining;
+
+    if (!request_complete(request)) {
+        return NULL;
+    }
+    terminate_outside_job(status);
+    answer_number(answer, "win32_error", job_terminate(status, end, is_held, &remaining));
+    for (ULONG index = processes.count; index-- > 0;) {
+        if (process_ended(processes.entries[index]->process, end)) {
+            forget(processes.entries[index]);
+        } else {
+            remaining++;
+        }
+    }
+    answer_number(answer, "remaining", remaining);
     return NULL;
 }
