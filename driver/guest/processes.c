@@ -1,62 +1,17 @@
-/* The processes of a plan: launched with exact control, held by label until they are released, all in one job. */
+/* What a plan does with processes: launches them with exact control, has them act, and ends them. */
 
 #include "agent.h"
 #include "job.h"
 #include "orders.h"
 #include "process_facts.h"
+#include "process_table.h"
 #include "spawn.h"
-
-#define PROCESSES_MAXIMUM 4096u
-
-typedef struct PROCESS {
-    TEXT label;
-    HANDLE process;
-    /* The first thread while it is suspended, else NULL. */
-    HANDLE thread;
-    ULONG pid;
-    /* FALSE for one that was born into a job that this program's is not part of. */
-    BOOL in_job;
-} PROCESS;
-
-static struct {
-    PROCESS *entries[PROCESSES_MAXIMUM];
-    ULONG count;
-} processes;
-
-BOOL processes_open(void)
-{
-    return job_open();
-}
-
-static void terminate_outside_job(ULONG status)
-{
-    for (ULONG index = 0; index < processes.count; index++) {
-        if (!processes.entries[index]->in_job) {
-            TerminateProcess(processes.entries[index]->process, status);
-        }
-    }
-}
-
-void processes_close(void)
-{
-    terminate_outside_job(1);
-}
-
-static PROCESS *find_label(const TEXT *label)
-{
-    for (ULONG index = 0; index < processes.count; index++) {
-        if (text_equal(&processes.entries[index]->label, label)) {
-            return processes.entries[index];
-        }
-    }
-    return NULL;
-}
 
 /* The process that a request's `process` member labels; NULL, with the mistake noted, when there is none. */
 static PROCESS *named_process(REQUEST *request)
 {
     TEXT label = request_text(request, "process", NAME_UNITS_MAXIMUM);
-    PROCESS *found = label.units != NULL && request_complete(request) ? find_label(&label) : NULL;
+    PROCESS *found = label.units != NULL && request_complete(request) ? process_find(&label) : NULL;
 
     if (found == NULL) {
         request_fail(request, "there is no such process in", "process");
@@ -76,7 +31,7 @@ static void other_process(REQUEST *request, const char *key, PROCESS **target, H
         return;
     }
     if (member->type == JSON_TEXT) {
-        *target = find_label(&member->text);
+        *target = process_find(&member->text);
         if (*target == NULL) {
             request_fail(request, "there is no such process in", key);
         }
@@ -196,7 +151,7 @@ static void keep(PROCESS *entry, const LAUNCHED *launched, BOOL suspended, ANSWE
     entry->in_job = job_take(launched->process.hProcess);
     entry->process = launched->process.hProcess;
     entry->pid = launched->process.dwProcessId;
-    processes.entries[processes.count++] = entry;
+    process_hold(entry);
     answer_boolean(answer, "in_job", entry->in_job);
     answer_boolean(answer, "suspended", suspended);
     if (suspended) {
@@ -234,10 +189,10 @@ const char *process_launch(REQUEST *request, ANSWER *answer)
     if (image.units == NULL && command_line.units == NULL) {
         request_fail(request, "a launch needs a command line or an image in", "image");
     }
-    if (label.units != NULL && find_label(&label) != NULL) {
+    if (label.units != NULL && process_find(&label) != NULL) {
         request_fail(request, "a process has this label already; release it first", NULL);
     }
-    if (processes.count == PROCESSES_MAXIMUM) {
+    if (processes_full()) {
         request_fail(request, "too many processes are held; release some first", NULL);
     }
     if (request_complete(request)) {
@@ -402,42 +357,15 @@ const char *process_wait(REQUEST *request, ANSWER *answer)
     return NULL;
 }
 
-static void forget(PROCESS *process)
-{
-    for (ULONG index = 0; index < processes.count; index++) {
-        if (processes.entries[index] == process) {
-            processes.entries[index] = processes.entries[--processes.count];
-            break;
-        }
-    }
-    if (process->thread != NULL) {
-        CloseHandle(process->thread);
-    }
-    CloseHandle(process->process);
-    memory_free(process->label.units);
-    memory_free(process);
-}
-
 const char *process_release(REQUEST *request, ANSWER *answer)
 {
     PROCESS *process = named_process(request);
 
     if (process != NULL) {
         answer_number(answer, "pid", process->pid);
-        forget(process);
+        process_forget(process);
     }
     return NULL;
-}
-
-/* A held process keeps its pid. */
-static BOOL is_held(ULONG pid)
-{
-    for (ULONG index = 0; index < processes.count; index++) {
-        if (processes.entries[index]->pid == pid) {
-            return TRUE;
-        }
-    }
-    return FALSE;
 }
 
 /* Ends what the plan launched and what came of it, and frees the labels of those that are gone. */
@@ -451,15 +379,7 @@ const char *process_terminate_all(REQUEST *request, ANSWER *answer)
     if (!request_complete(request)) {
         return NULL;
     }
-    terminate_outside_job(status);
-    answer_number(answer, "win32_error", job_terminate(status, end, is_held, &remaining));
-    for (ULONG index = processes.count; index-- > 0;) {
-        if (process_ended(processes.entries[index]->process, end)) {
-            forget(processes.entries[index]);
-        } else {
-            remaining++;
-        }
-    }
+    answer_number(answer, "win32_error", processes_end(status, end, &remaining));
     answer_number(answer, "remaining", remaining);
     return NULL;
 }
