@@ -6,6 +6,7 @@ import pytest
 
 from tests.unit.windows.agent.test_client import Scripted
 from vm.windows.agent.client import AgentClient
+from vm.windows.agent.errors import AgentRefused
 from vm.windows.agent.operations import Agent
 from vm.windows.hypervisor.reset import Trace
 from vm.windows.machine.undo import Remains, undo
@@ -76,3 +77,13 @@ def test_processes_that_may_run_on_are_left(answer, whose):
     other, _ = agent_that_answers(**({"terminate_all": answer} if whose == "other" else {}))
 
     assert undo(left_with(agent, (other,)), deadline=20) == {Trace.PROCESSES_LEFT}
+
+
+def test_a_driver_that_keeps_a_process_and_then_its_own_unloading_is_told_as_stuck():
+    agent, _ = agent_that_answers(
+        terminate_all={"win32_error": 0, "remaining": 1},
+        stop_service={"ok": False, "error": "stuck", "win32_error": 1460},
+    )
+
+    with pytest.raises(AgentRefused, match="stuck"):
+        undo(left_with(agent, services=("driver",)), deadline=20)
