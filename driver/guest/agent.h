@@ -16,14 +16,17 @@ typedef const char *OPERATION(REQUEST *request, ANSWER *answer);
 
 #define NAME_UNITS_MAXIMUM 128u
 
-/* processes.c: the job that every process dies with; closing ends those that could not be brought into it. */
+/* process_table.c: the job that every process dies with; closing ends those that could not be brought into it. */
 BOOL processes_open(void);
 void processes_close(void);
+
+/* processes.c */
 OPERATION process_launch;
 OPERATION process_resume;
 OPERATION process_exit;
 OPERATION process_describe;
 OPERATION process_terminate;
+OPERATION process_terminate_all;
 OPERATION process_wait;
 OPERATION process_release;
 

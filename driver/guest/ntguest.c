@@ -55,6 +55,7 @@ static const struct {
     {"describe", process_describe},
     {"exit", process_exit},
     {"terminate", process_terminate},
+    {"terminate_all", process_terminate_all},
     {"wait", process_wait},
     {"release", process_release},
     {"open", device_open},

@@ -1,63 +1,17 @@
-/* The processes of a plan: launched with exact control, held by label until they are released, all in one job. */
+/* What a plan does with processes: launches them with exact control, has them act, and ends them. */
 
 #include "agent.h"
+#include "job.h"
 #include "orders.h"
 #include "process_facts.h"
+#include "process_table.h"
 #include "spawn.h"
-
-#define PROCESSES_MAXIMUM 4096u
-
-typedef struct PROCESS {
-    TEXT label;
-    HANDLE process;
-    /* The first thread while it is suspended, else NULL. */
-    HANDLE thread;
-    ULONG pid;
-    /* FALSE for one that was born into a job that this program's is not part of. */
-    BOOL in_job;
-} PROCESS;
-
-static struct {
-    PROCESS *entries[PROCESSES_MAXIMUM];
-    ULONG count;
-    HANDLE job;
-} processes;
-
-BOOL processes_open(void)
-{
-    JOBOBJECT_EXTENDED_LIMIT_INFORMATION limits;
-
-    memset(&limits, 0, sizeof(limits));
-    limits.BasicLimitInformation.LimitFlags = JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE;
-    processes.job = CreateJobObjectW(NULL, NULL);
-    return processes.job != NULL && SetInformationJobObject(processes.job, JobObjectExtendedLimitInformation, &limits,
-                                                            sizeof(limits));
-}
-
-void processes_close(void)
-{
-    for (ULONG index = 0; index < processes.count; index++) {
-        if (!processes.entries[index]->in_job) {
-            TerminateProcess(processes.entries[index]->process, 1);
-        }
-    }
-}
-
-static PROCESS *find_label(const TEXT *label)
-{
-    for (ULONG index = 0; index < processes.count; index++) {
-        if (text_equal(&processes.entries[index]->label, label)) {
-            return processes.entries[index];
-        }
-    }
-    return NULL;
-}
 
 /* The process that a request's `process` member labels; NULL, with the mistake noted, when there is none. */
 static PROCESS *named_process(REQUEST *request)
 {
     TEXT label = request_text(request, "process", NAME_UNITS_MAXIMUM);
-    PROCESS *found = label.units != NULL && request_complete(request) ? find_label(&label) : NULL;
+    PROCESS *found = label.units != NULL && request_complete(request) ? process_find(&label) : NULL;
 
     if (found == NULL) {
         request_fail(request, "there is no such process in", "process");
@@ -77,7 +31,7 @@ static void other_process(REQUEST *request, const char *key, PROCESS **target, H
         return;
     }
     if (member->type == JSON_TEXT) {
-        *target = find_label(&member->text);
+        *target = process_find(&member->text);
         if (*target == NULL) {
             request_fail(request, "there is no such process in", key);
         }
@@ -194,10 +148,10 @@ static void answer_launch(ANSWER *answer, const TEXT *image, const TEXT *command
 /* Brings a made process into the job and the table, and lets it run unless it stays suspended. */
 static void keep(PROCESS *entry, const LAUNCHED *launched, BOOL suspended, ANSWER *answer)
 {
-    entry->in_job = AssignProcessToJobObject(processes.job, launched->process.hProcess);
+    entry->in_job = job_take(launched->process.hProcess);
     entry->process = launched->process.hProcess;
     entry->pid = launched->process.dwProcessId;
-    processes.entries[processes.count++] = entry;
+    process_hold(entry);
     answer_boolean(answer, "in_job", entry->in_job);
     answer_boolean(answer, "suspended", suspended);
     if (suspended) {
@@ -235,10 +189,10 @@ const char *process_launch(REQUEST *request, ANSWER *answer)
     if (image.units == NULL && command_line.units == NULL) {
         request_fail(request, "a launch needs a command line or an image in", "image");
     }
-    if (label.units != NULL && find_label(&label) != NULL) {
+    if (label.units != NULL && process_find(&label) != NULL) {
         request_fail(request, "a process has this label already; release it first", NULL);
     }
-    if (processes.count == PROCESSES_MAXIMUM) {
+    if (processes_full()) {
         request_fail(request, "too many processes are held; release some first", NULL);
     }
     if (request_complete(request)) {
@@ -407,21 +361,25 @@ const char *process_release(REQUEST *request, ANSWER *answer)
 {
     PROCESS *process = named_process(request);
 
-    if (process == NULL) {
+    if (process != NULL) {
+        answer_number(answer, "pid", process->pid);
+        process_forget(process);
+    }
+    return NULL;
+}
+
+/* Ends what the plan launched and what came of it, and frees the labels of those that are gone. */
+const char *process_terminate_all(REQUEST *request, ANSWER *answer)
+{
+    ULONG status = (ULONG)request_number(request, "status", MAXDWORD, 1);
+    ULONG deadline = (ULONG)request_number(request, "deadline_ms", DEADLINE_MAXIMUM, DEADLINE_DEFAULT);
+    ULONGLONG end = GetTickCount64() + deadline;
+    ULONG remaining;
+
+    if (!request_complete(request)) {
         return NULL;
     }
-    answer_number(answer, "pid", process->pid);
-    for (ULONG index = 0; index < processes.count; index++) {
-        if (processes.entries[index] == process) {
-            processes.entries[index] = processes.entries[--processes.count];
-            break;
-        }
-    }
-    if (process->thread != NULL) {
-        CloseHandle(process->thread);
-    }
-    CloseHandle(process->process);
-    memory_free(process->label.units);
-    memory_free(process);
+    answer_number(answer, "win32_error", processes_end(status, end, &remaining));
+    answer_number(answer, "remaining", remaining);
     return NULL;
 }

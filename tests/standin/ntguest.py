@@ -108,11 +108,8 @@ class Plan(ServiceOperations, ProcessOperations, DeviceOperations):
         for device in self._devices.values():
             with self.using(), contextlib.suppress(Win32Error):
                 device.close()
-        for process in self._processes.values():
-            with self.using() as machine:
-                self._look(machine, process)
-                if process.exit_code is None:
-                    self._system.end(machine, process.pid, 0, terminate=True, image=process.image)
+        with self.using() as machine:
+            self._end_all(machine, 0)
 
     # Itself
 
@@ -136,10 +133,10 @@ class Plan(ServiceOperations, ProcessOperations, DeviceOperations):
 OPERATIONS = {
     name: getattr(Plan, name)
     for name in (
-        "hello", "time", "launch", "resume", "describe", "exit", "terminate", "wait", "release", "open", "duplicate",
-        "close", "control", "read", "write", "start", "finish", "cancel", "stream", "stop", "create_service",
-        "delete_service", "start_service", "stop_service", "query_service", "clear_parameters", "set_parameter",
-        "provide", "remove",
+        "hello", "time", "launch", "resume", "describe", "exit", "terminate", "terminate_all", "wait", "release",
+        "open", "duplicate", "close", "control", "read", "write", "start", "finish", "cancel", "stream", "stop",
+        "create_service", "delete_service", "start_service", "stop_service", "query_service", "clear_parameters",
+        "set_parameter", "provide", "remove",
     )
 }  # fmt: skip
 

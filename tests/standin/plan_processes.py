@@ -85,7 +85,7 @@ class ProcessOperations:
             "native_image": "\\Device\\HarddiskVolume2" + dos(wanted.image)[2:],
             "command_line": result.command_line,
             "command_line_read": True,
-            "in_job": True,
+            "in_job": self._system.take_into(self, result.pid),
             "suspended": wanted.suspended,
         }
 
@@ -131,6 +131,26 @@ class ProcessOperations:
 
     def terminate(self, request):
         return self._stop_process(request, 1, terminate=True)
+
+    def terminate_all(self, request):
+        status = request.number("status", 0xFFFF_FFFF, 1)
+        request.seconds()
+        request.complete()
+        with self.using() as machine:
+            self._end_all(machine, status)
+            remaining = self._all(machine)
+            self._processes = {label: one for label, one in self._processes.items() if one.pid in remaining}
+        return {"win32_error": 0, "remaining": len(remaining)}
+
+    def _all(self, machine):
+        """What runs in the job, and what was launched and could not be brought into it, with their images."""
+        running = machine.running_processes()
+        held = {one.pid for one in self._processes.values() if not self._look(machine, one)}
+        return {**self._system.members(machine, self), **{pid: running[pid] for pid in held}}
+
+    def _end_all(self, machine, status):
+        for pid, image in self._all(machine).items():
+            self._system.end(machine, pid, status, terminate=True, image=image)
 
     def _stop_process(self, request, missing, *, terminate):
         process = self._process(request)

@@ -68,6 +68,7 @@ class System:
         self._pristine = None
         self._stopped = False
         self._services = {}
+        self._jobs = {}
         self._folder = None
         self._images = 0
 
@@ -125,6 +126,7 @@ class System:
             self.generation += 1
             self._stopped = False
             self._services.clear()
+            self._jobs.clear()
             if self._machine is not None:
                 self._machine.restore(self._pristine)
             self.changed.notify_all()
@@ -298,14 +300,28 @@ class System:
         needs = manifest is not None and ELEVATION in manifest.content and not elevated
         machine.provide_image(request.image, ImageKind.REQUIRES_ELEVATION if needs else ImageKind.NORMAL)
         result = machine.launch(request)
+        if result.succeeded:
+            # A process is born into the job of its parent.
+            self._jobs[result.pid] = self._jobs.get(result.parent_pid)
         if result.succeeded or (needs and result.win32_error == win32.ERROR_ELEVATION_REQUIRED):
             record_creation(self.windows, machine.system_time(), result)
             if needs:
                 record_exit(self.windows, machine.system_time(), result.pid, dos(request.image), result.status)
         return result
 
+    def take_into(self, job, pid):
+        """Bring a process into a job unless it was born into another; whether it is in it. Jobs are not nested here."""
+        if self._jobs[pid] is None:
+            self._jobs[pid] = job
+        return self._jobs[pid] is job
+
+    def members(self, machine, job):
+        """The processes in a job that run, with their images."""
+        return {pid: image for pid, image in machine.running_processes().items() if self._jobs.get(pid) is job}
+
     def end(self, machine, pid, status, *, terminate, image):
         (machine.terminate_process if terminate else machine.exit_process)(pid, status)
+        self._jobs.pop(pid, None)
         record_exit(self.windows, machine.system_time(), pid, dos(image), status)
 
     # Waiting

@@ -72,6 +72,8 @@ MALFORMED = [
     b'{"op":"launch","process":"a","image":"x","deadline_ms":600001}',
     b'{"op":"exit","process":"nobody"}',
     b'{"op":"terminate","process":7}',
+    b'{"op":"terminate_all","process":"a"}',
+    b'{"op":"terminate_all","status":-1}',
     b'{"op":"wait"}',
     b'{"op":"resume","process":null}',
     b'{"op":"open","device":"d"}',
@@ -131,10 +133,11 @@ def test_bytes_are_strict_base64(agent, data, right):
 JSON = st.one_of(
     st.none(), st.booleans(), st.integers(-(1 << 70), 1 << 70), st.floats(), st.text(), st.binary().map(str)
 )
-OPERATIONS = st.sampled_from(["hello", "time", "resume", "describe", "exit", "terminate", "wait", "release", "open",
-                              "duplicate", "close", "control", "read", "write", "start", "finish", "cancel", "stream",
-                              "stop", "create_service", "delete_service", "start_service", "stop_service",
-                              "query_service", "clear_parameters", "set_parameter", "provide", "remove"])  # fmt: skip
+OPERATIONS = st.sampled_from(["hello", "time", "resume", "describe", "exit", "terminate", "terminate_all", "wait",
+                              "release", "open", "duplicate", "close", "control", "read", "write", "start", "finish",
+                              "cancel", "stream", "stop", "create_service", "delete_service", "start_service",
+                              "stop_service", "query_service", "clear_parameters", "set_parameter", "provide",
+                              "remove"])  # fmt: skip
 KEYS = st.sampled_from(["process", "status", "device", "path", "code", "input", "output_size", "request", "stream",
                         "depth", "deadline_ms", "read", "write", "as", "id", "service",
                         "image", "value", "number", "text", "data", "source", "\ud800"])  # fmt: skip

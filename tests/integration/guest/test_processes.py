@@ -199,6 +199,13 @@ def processes_named(name):
     return found
 
 
+def assert_gone(name, otherwise):
+    """Wait until no process of the host runs a program: Wine tells of an end a moment before the host does."""
+    end = time.monotonic() + DEADLINE
+    while processes_named(name):
+        assert time.monotonic() < end, otherwise
+
+
 def child_named(wine, stem):
     """A copy of child.exe that no other test run has; its file name."""
     name = f"{stem}-{os.getpid()}.exe"
@@ -236,9 +243,7 @@ def test_a_process_that_is_created_too_late_is_not_left_behind(agent, wine):
     agent.do("describe", process="slow")
 
     assert (answer["error"], answer["win32_error"]) == ("stuck", ERROR_TIMEOUT)
-    end = time.monotonic() + DEADLINE
-    while processes_named(late):
-        assert time.monotonic() < end, "a suspended process is left that nobody knows of"
+    assert_gone(late, "a suspended process is left that nobody knows of")
     agent.launch("a")
 
 
@@ -269,6 +274,53 @@ def test_the_deadline_of_an_exit_is_one_for_order_and_end_together(agent, wine):
     assert agent.do("wait", process="stubborn")["exit_code"] == 5
 
 
+def test_what_a_program_started_is_terminated_with_it_whether_the_plan_knows_it_or_not(agent, wine):
+    name = child_named(wine, "grandchild")
+    agent.launch("program", image=f"{GUEST_FOLDER}\\{name}")
+    agent.launch("started", creator="program", image=f"{GUEST_FOLDER}\\{name}")
+    agent.launch("by it", creator="started", image=f"{GUEST_FOLDER}\\{name}")
+    agent.launch("suspended", suspended=True, image=f"{GUEST_FOLDER}\\{name}")
+    agent.do("describe", process="by it")
+    for label in ("started", "by it"):
+        agent.do("release", process=label)
+    agent.do("exit", process="program")
+
+    ended = agent.do("terminate_all")
+
+    assert (ended["win32_error"], ended["remaining"]) == (0, 0)
+    assert_gone(name, "processes outlive the end of all")
+    assert agent.ask("wait", process="suspended")["error"] == "bad-request", "its label is still taken"
+    agent.launch("program")
+
+
+def test_all_of_many_processes_are_terminated(agent, wine):
+    name = child_named(wine, "many")
+    for index in range(40):
+        agent.launch(f"p{index}", image=f"{GUEST_FOLDER}\\{name}", suspended=index % 2 == 0)
+
+    assert agent.do("terminate_all", status=3)["remaining"] == 0
+    assert_gone(name, "processes outlive the end of all")
+
+
+def test_terminating_all_of_nothing_leaves_nothing(agent):
+    assert agent.do("terminate_all", deadline_ms=0)["remaining"] == 0
+
+
+def test_a_process_that_could_not_be_brought_into_the_job_is_terminated_with_all(agent, wine):
+    name = child_named(wine, "outside")
+    parent = agent.launch("parent")["pid"]
+    other = Agent(wine)
+    other.launch("own")
+    outside = other.launch("a", image=f"{GUEST_FOLDER}\\{name}", parent=parent)
+
+    ended = other.do("terminate_all")
+
+    assert (outside["in_job"], ended["remaining"]) == (False, 0)
+    assert_gone(name, "processes outlive the end of all")
+    assert agent.do("wait", process="parent", deadline_ms=0)["exited"] is False
+    assert other.close() == 0
+
+
 def test_every_process_dies_with_the_agent(wine):
     name = child_named(wine, "survivor")
     agent = Agent(wine)
@@ -279,9 +331,7 @@ def test_every_process_dies_with_the_agent(wine):
 
     assert agent.close() == 0
 
-    end = time.monotonic() + DEADLINE
-    while processes_named(name):
-        assert time.monotonic() < end, "processes outlive the agent"
+    assert_gone(name, "processes outlive the agent")
 
 
 def test_a_process_of_another_job_dies_with_the_agent_that_launched_it(agent, wine):
@@ -296,9 +346,7 @@ def test_a_process_of_another_job_dies_with_the_agent_that_launched_it(agent, wi
     assert other.close() == 0
 
     assert launched["in_job"] is False
-    end = time.monotonic() + DEADLINE
-    while processes_named(name):
-        assert time.monotonic() < end, "the process outlives the agent"
+    assert_gone(name, "the process outlives the agent")
 
 
 def test_a_plan_is_read_from_a_file(wine):

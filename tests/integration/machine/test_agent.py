@@ -15,7 +15,8 @@ from tests.integration.guest.test_hostile_input import MALFORMED, is_refusal  # 
 from tests.standin.ntguest import serve  # noqa: E402
 from tests.standin.windows import SmallWindows  # noqa: E402
 from tests.standin.winrm import Fault  # noqa: E402
-from vm.machine import LaunchRequest  # noqa: E402
+from vm.machine import Account, LaunchRequest  # noqa: E402
+from vm.windows.agent.errors import AgentRefused  # noqa: E402
 
 APP = "C:\\ntproof\\app.exe"
 
@@ -52,6 +53,26 @@ def test_what_a_program_opened_and_launched_ends_with_it(machine, guest, driver_
     with system.using() as emulated:
         emulated.stop_driver("procnotify")
         assert emulated.driver_state("procnotify").value == "stopped"
+
+
+def test_all_that_is_terminated_is_what_the_job_holds_and_what_was_kept_out_of_it(machine, guest):
+    machine.provide_image(APP)
+    parent = machine.launch(LaunchRequest(APP, "app")).pid
+    other = machine.link.agent(Account.STANDARD_USER).client
+    own, outside = (
+        other.ask("launch", deadline=5, process=label, image=APP, command_line="app", parent=of)
+        for label, of in (("own", None), ("outside", parent))
+    )
+    with guest.windows.system.using() as emulated:
+        started = guest.windows.system.launch(emulated, LaunchRequest(APP, "app", creator=own["pid"]), elevated=False)
+    assert set(emulated.running_processes()) == {parent, own["pid"], outside["pid"], started.pid}
+    ended = other.ask("terminate_all", deadline=5, status=3)
+
+    assert (own["in_job"], outside["in_job"], ended["win32_error"], ended["remaining"]) == (True, False, 0, 0)
+    with guest.windows.system.using() as emulated:
+        assert set(emulated.running_processes()) == {parent}
+    with pytest.raises(AgentRefused, match="no such process"):
+        other.ask("wait", deadline=5, process="own")
 
 
 def test_a_stream_brings_every_notification_in_order_while_a_plan_runs(machine, driver_path):

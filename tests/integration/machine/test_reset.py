@@ -17,6 +17,7 @@ from vm.machine import Account, ImageKind, LaunchRequest, ServiceState  # noqa: 
 from vm.windows.hypervisor.crash import GuestPanic  # noqa: E402
 
 APP = "C:\\ntproof\\app.exe"
+NOTEPAD = "C:\\Windows\\System32\\notepad.exe"
 DEVICE = "\\\\.\\ProcNotify"
 
 
@@ -55,6 +56,47 @@ def test_what_unloading_undoes_is_undone_without_a_revert_and_in_one_round_trip(
     assert machine.round_trips - before <= 1
     assert calls < guest.windows.system.calls
     assert_clean(machine, guest)
+
+
+def starts_another(guest, pid):
+    """A program of the guest's own, started by a process without anybody's knowing; its pid."""
+    guest.windows.files.write(NOTEPAD, b"MZ of Windows")
+    system = guest.windows.system
+    with system.using() as emulated:
+        return system.launch(emulated, LaunchRequest(NOTEPAD, "notepad", creator=pid), elevated=True).pid
+
+
+def running_in(guest):
+    with guest.windows.system.using() as emulated:
+        return set(emulated.running_processes())
+
+
+def test_what_a_launched_program_started_ends_too_whether_the_program_still_runs_or_not(machine, guest):
+    machine.provide_image(APP)
+    ended, alive = (machine.launch(LaunchRequest(APP, "app")).pid for _ in range(2))
+    starts_another(guest, starts_another(guest, ended))
+    starts_another(guest, alive)
+    machine.exit_process(ended)
+    machine.reset()
+
+    assert running_in(guest) == set()
+    assert guest.domain.asked == []
+    assert machine.running_processes() == {}
+
+
+@pytest.mark.parametrize("account", Account)
+@pytest.mark.parametrize("answer", [{"win32_error": 0, "remaining": 1}, {"win32_error": 8, "remaining": 0}])
+def test_a_process_that_may_run_on_makes_the_machine_be_put_back(machine, guest, monkeypatch, account, answer):
+    def leaves_some(plan, request):
+        return answer if plan._account is account else terminate_all(plan, request)
+
+    machine.provide_image(APP)
+    machine.link.agent(Account.STANDARD_USER)
+    terminate_all = OPERATIONS["terminate_all"]
+    monkeypatch.setitem(OPERATIONS, "terminate_all", leaves_some)
+    machine.reset()
+
+    assert guest.domain.asked == ["revert"]
 
 
 def test_an_untouched_machine_is_left_alone_even_when_a_fresh_one_is_asked_for(machine, guest):

@@ -361,7 +361,6 @@ class WindowsMachine:
                 self.link.release_others(),
                 self.devices.requests,
                 self.devices.handles,
-                tuple(self._processes.alive()),
                 tuple(self._drivers.services()),
                 tuple(self._images.provided()),
             )

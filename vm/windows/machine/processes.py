@@ -45,10 +45,6 @@ class Processes:
         """None runs any more."""
         self._alive.clear()
 
-    def alive(self) -> list[LaunchedProcess]:
-        """Those that are not known to have ended."""
-        return list(self._alive.values())
-
     def launch(self, request: LaunchRequest, agent_pid: int, kind: ImageKind) -> LaunchResult:
         """Create a process.
 

@@ -15,7 +15,6 @@ from vm.windows.agent.errors import STUCK, AgentRefused
 from vm.windows.agent.operations import Agent, milliseconds
 from vm.windows.agent.protocol import Member
 from vm.windows.hypervisor.reset import Trace
-from vm.windows.machine.processes import LaunchedProcess
 
 _DELETED_BEFORE: Final = frozenset({win32.ERROR_SERVICE_DOES_NOT_EXIST, win32.ERROR_SERVICE_MARKED_FOR_DELETE})
 _STOPPED_BEFORE: Final = frozenset({win32.ERROR_SERVICE_NOT_ACTIVE, *_DELETED_BEFORE})
@@ -32,7 +31,6 @@ class Remains:
         others: further agents; they are closed.
         requests: device requests that were started and not finished, with the agent that has them.
         handles: open device handles, likewise.
-        processes: that were launched and are not known to have ended.
         services: that were created, deleted or not: a driver outlives its service's deletion.
         files: that were provided.
     """
@@ -41,7 +39,6 @@ class Remains:
     others: tuple[Agent, ...]
     requests: Mapping[str, Agent]
     handles: Mapping[str, Agent]
-    processes: tuple[LaunchedProcess, ...]
     services: tuple[str, ...]
     files: tuple[str, ...]
 
@@ -71,8 +68,6 @@ def undo(remains: Remains, *, deadline: float) -> set[Trace]:
 
 def _take(steps: Sequence[tuple[Request, Trace]], agent: Agent, deadline: float) -> set[Trace]:
     """Have an agent take steps; what those that failed mean."""
-    if not steps:
-        return set()
     answers = agent.client.ask_all([request for request, _ in steps], deadline=deadline, strict=False)
     found: set[Trace] = set()
     for ((operation, _), trace), answer in zip(steps, answers, strict=True):
@@ -90,10 +85,8 @@ def _of_agent(remains: Remains, agent: Agent) -> Iterator[tuple[Request, Trace]]
     for request in (name for name, owner in remains.requests.items() if owner is agent):
         # Closing the handle cancelled it.
         yield ("finish", {"request": request, "deadline_ms": milliseconds(1)}), Trace.DRIVER_STUCK
-    for process in (one for one in remains.processes if one.agent is agent):
-        at_once = milliseconds(_AT_ONCE)
-        yield ("terminate", {"process": process.label, "deadline_ms": at_once}), Trace.PROCESSES_LEFT
-        yield ("release", {"process": process.label}), Trace.CLEANUP_FAILED
+    # Programs start others that nobody here was told of, and which stay when the program ends.
+    yield ("terminate_all", {"deadline_ms": milliseconds(_AT_ONCE)}), Trace.PROCESSES_LEFT
 
 
 def _of_system(remains: Remains, driver: float) -> Iterator[tuple[Request, Trace]]:
@@ -119,10 +112,7 @@ def _failed(operation: str, answer: dict[str, Member]) -> bool:
             return error != win32.ERROR_SERVICE_DOES_NOT_EXIST
         case "finish":
             return answer.get("done") is not True
-        case "terminate":
-            # A process that ended before cannot be terminated, and is gone all the same.
-            return answer.get("exited") is not True
-        case "release":
-            return False
+        case "terminate_all":
+            return error != 0 or answer.get("remaining") != 0
         case _:
             return error != 0
