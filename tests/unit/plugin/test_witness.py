@@ -6,7 +6,7 @@ import pytest
 
 from harness import cli
 from harness.exit_codes import ExitCode
-from tests.unit.plugin.test_reports import LAUNCH, TestVerdicts, junit_properties
+from tests.unit.plugin.sources import LAUNCH, SCENARIO, junit_properties
 
 pytest_plugins = ["pytester"]
 
@@ -25,7 +25,7 @@ WITNESS = "--witness"
 
 def test_a_driver_that_reports_what_the_machine_recorded_passes(run):
     run(READS, WITNESS, vm="witnessed").assert_outcomes(passed=1)
-    run(TestVerdicts.SCENARIO, WITNESS, vm="witnessed").assert_outcomes(passed=1)
+    run(SCENARIO, WITNESS, vm="witnessed").assert_outcomes(passed=1)
 
 
 def test_what_the_machine_recorded_otherwise_fails_the_test_that_read_it(run):
@@ -39,7 +39,7 @@ def test_what_the_machine_recorded_otherwise_fails_the_test_that_read_it(run):
     )
 
 
-@pytest.mark.parametrize(("source", "capture"), [(READS, "read"), (TestVerdicts.SCENARIO, "scenario-1")])
+@pytest.mark.parametrize(("source", "capture"), [(READS, "read"), (SCENARIO, "scenario-1")])
 def test_both_sides_are_kept_for_another_look(run, pytester, source, capture):
     run(source, WITNESS, vm="misled").assert_outcomes(failed=1)
     (folder,) = (pytester.path / "kept").iterdir()
@@ -50,7 +50,7 @@ def test_both_sides_are_kept_for_another_look(run, pytester, source, capture):
 
 
 def test_a_scenario_fails_likewise_with_the_witness_verdict(run):
-    result = run(TestVerdicts.SCENARIO, WITNESS, vm="misled")
+    result = run(SCENARIO, WITNESS, vm="misled")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*come and go, against the kernel's audit: failed with 1 discrepanc*"])
 
