@@ -97,8 +97,10 @@ class GuestFiles:
         """Copy a guest's file to the host; the number of bytes.
 
         Raises:
-            Win32Error: ERROR_FILE_NOT_FOUND 2, ERROR_PATH_NOT_FOUND 3, ERROR_ACCESS_DENIED 5.
-            TransferFailed: what arrived is not what the guest has, or not in time, or there is no room for it.
+            Win32Error: without SSH: ERROR_FILE_NOT_FOUND 2, ERROR_PATH_NOT_FOUND 3, ERROR_ACCESS_DENIED 5.
+            NoSuchPath: over SFTP, where the file is not there.
+            TransferFailed: what arrived is not what the guest has, or not in time; there is no room for it; or, over
+                SFTP, the guest refuses it.
         """
         limit = Deadline(deadline)
         room = shutil.disk_usage(target.parent).free
