@@ -124,6 +124,17 @@ def test_an_answer_without_end_does_not_fill_the_memory(session, answers):
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.parametrize("give", [endless, dripping], ids=["endless", "dripping"])
+def test_a_connection_whose_answer_is_not_read_to_its_end_is_closed(session, answers, give):
+    answers.append(("Receive", give))
+    opened = list(session._connection._transport._adapter()._sockets)
+
+    with pytest.raises((GuestNotResponding, GuestProtocolError)) as caught:
+        session.call("Get-NtproofMachineFact", deadline=2)
+
+    assert [one.fileno() for one in opened] == [-1], caught
+
+
 def test_an_answer_that_drips_in_does_not_outlast_the_deadline(session, answers):
     answers.append(("Receive", dripping))
     started = time.monotonic()

@@ -12,7 +12,7 @@ import hmac
 import socket
 import ssl
 import weakref
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -222,13 +222,17 @@ def _bounded(raw: Any, left: float) -> Callable[..., Iterator[bytes]]:
 
     def stream(amount: int, decode_content: bool | None = None) -> Iterator[bytes]:
         limit, size = Deadline(max(left, GRACE_SECONDS)), 0
-        while data := raw.read1(amount, decode_content=decode_content):
-            size += len(data)
-            if size > ANSWER_BYTES:
-                raise TooLong(f"an answer of more than {ANSWER_BYTES} bytes")
-            if limit.passed:
-                raise Silent("the guest did not answer to the end")
-            yield data
+        with ExitStack() as unread:
+            # What comes next on such a connection is the rest of this answer, and nobody else would close it.
+            unread.callback(raw.close)
+            while data := raw.read1(amount, decode_content=decode_content):
+                size += len(data)
+                if size > ANSWER_BYTES:
+                    raise TooLong(f"an answer of more than {ANSWER_BYTES} bytes")
+                if limit.passed:
+                    raise Silent("the guest did not answer to the end")
+                yield data
+            unread.pop_all()
 
     return stream
 
