@@ -194,11 +194,11 @@ class Leases:
     def _term(self) -> Term:
         return Term(heartbeat_ms=self._clock(), lifetime_ms=self._lifetime_ms)
 
-    def _mark(self, slot: str, term: Term) -> Mark:
+    def _mark(self, slot: str, term: Term, created: int) -> Mark:
         return Mark(
             role=Role.LEASE,
             created_by=self._created_by,
-            created=term.heartbeat_ms // 1000,
+            created=created,
             image=self._image,
             slot=slot,
             owner=self._owner,
@@ -208,18 +208,20 @@ class Leases:
     def _take(self, slot: str, record: Versioned | None) -> Held | None:
         # The term begins before the record is written, so that this owner never holds longer than others believe.
         term = self._term()
-        mark = self._mark(slot, term)
+        mark = self._mark(slot, term, term.heartbeat_ms // 1000)
         if not self._store.write(slot, record, mark):
             return None
         return Held(slot, Versioned(1 if record is None else record.version + 1, mark), term)
 
     def _written(self, held: Held, term: Term) -> Held:
-        mark = self._mark(held.slot, term)
+        before = held.record.mark
+        assert before is not None
+        mark = self._mark(held.slot, term, before.created)
         expected: Versioned | None = held.record
         if not self._store.write(held.slot, expected, mark):
             # An earlier write may have arrived although the connection broke before its answer did.
             expected = self._store.read(held.slot)
-            if not self._is_mine(expected) or not self._store.write(held.slot, expected, mark):
+            if not self._is_of(before, expected) or not self._store.write(held.slot, expected, mark):
                 raise LeaseLost(f"slot {held.slot}: another owner has taken it over; nothing more may be done with it")
         assert expected is not None
         return replace(held, record=Versioned(expected.version + 1, mark))
@@ -230,6 +232,9 @@ class Leases:
             return False
         return replace(mark.owner, worker="") == replace(self._owner, worker="")
 
-    def _is_mine(self, record: Versioned | None) -> bool:
+    def _is_of(self, lease: Mark, record: Versioned | None) -> bool:
+        """Whether a record is of a lease that this owner took then, and not of a later one on the same slot."""
         mark = None if record is None else record.mark
-        return mark is not None and mark.owner == self._owner and mark.term is not None and not mark.term.released
+        if mark is None or mark.term is None or mark.term.released:
+            return False
+        return (mark.owner, mark.created) == (self._owner, lease.created)

@@ -370,3 +370,17 @@ def test_a_record_that_never_rests_is_an_error_and_no_endless_loop():
     hypervisor.domains[record_name("s", 1)] = None
     with pytest.raises(MachineBroken, match="changed 100 times"):
         LeaseRecords(hypervisor).read("s")
+
+
+def test_a_lease_that_was_lost_is_not_renewed_by_a_later_one_of_the_same_owner():
+    hypervisor, late = Hypervisor(), 200_000
+    lost = leases(hypervisor).acquire(SLOTS[:1])
+    leases(hypervisor, OTHER, Liveness.UNKNOWN, 1_000_000 + late).acquire(SLOTS[:1])
+    mine = leases(hypervisor, OWNER, Liveness.UNKNOWN, 1_000_000 + 2 * late)
+    later = mine.acquire(SLOTS[:1])
+
+    with pytest.raises(LeaseLost):
+        mine.renew(lost)
+    mine.release(lost)
+
+    assert mine.renew(later).slot == SLOTS[0]
