@@ -239,7 +239,7 @@ def test_answers_that_would_be_others_now_are_written_again(workshop, monkeypatc
     assert workshop.listener.done == STAGES[3:]
 
 
-def test_a_build_that_was_stopped_while_it_sealed_is_sealed_next_time(workshop, monkeypatch):
+def stop_while_it_seals(workshop, monkeypatch):
     class Stopped(BaseException):
         pass
 
@@ -250,6 +250,10 @@ def test_a_build_that_was_stopped_while_it_sealed_is_sealed_next_time(workshop, 
         patched.setattr(ImageStore, "admit", stop)
         with pytest.raises(Stopped):
             workshop.build()
+
+
+def test_a_build_that_was_stopped_while_it_sealed_is_sealed_next_time(workshop, monkeypatch):
+    stop_while_it_seals(workshop, monkeypatch)
     workshop.build()
 
     assert workshop.listener.done == []
@@ -258,16 +262,7 @@ def test_a_build_that_was_stopped_while_it_sealed_is_sealed_next_time(workshop, 
 
 
 def test_a_build_that_lost_its_disk_while_it_was_sealed_is_done_again(workshop, monkeypatch):
-    class Stopped(BaseException):
-        pass
-
-    def stop(self, folder, content):
-        raise Stopped
-
-    with monkeypatch.context() as patched:
-        patched.setattr(ImageStore, "admit", stop)
-        with pytest.raises(Stopped):
-            workshop.build()
+    stop_while_it_seals(workshop, monkeypatch)
     (workshop.images.root / ".builds" / "win11-24h2" / "disk.qcow2").unlink()
     workshop.build()
 

@@ -88,14 +88,19 @@ def test_after_a_pause_in_which_another_computer_took_the_slot_it_is_lost(store)
     assert other.renew(held), "what the other one has was not touched"
 
 
-def test_a_clock_that_was_set_back_hides_no_new_owner_from_what_would_harm_it(store):
+def keeper_whose_slot_was_taken_while_its_clock_stood_still(store):
+    """As after a pause of the whole computer."""
     clock = Clock()
     keeper = hold(leases(store, clock))
     before = clock.now
     clock.now += 3_600_000
     leases(store, clock, host="another", probe=Unseen()).acquire(("a-1",))
-    # As after a pause of the whole computer, whose clock stood still.
     clock.now = before
+    return keeper
+
+
+def test_a_clock_that_was_set_back_hides_no_new_owner_from_what_would_harm_it(store):
+    keeper = keeper_whose_slot_was_taken_while_its_clock_stood_still(store)
     keeper.require()
 
     with pytest.raises(LeaseLost, match="another owner has taken it over"):
@@ -106,12 +111,7 @@ def test_a_clock_that_was_set_back_hides_no_new_owner_from_what_would_harm_it(st
 
 
 def test_whoever_gives_a_slot_up_asks_whether_it_has_it(store):
-    clock = Clock()
-    keeper = hold(leases(store, clock))
-    before = clock.now
-    clock.now += 3_600_000
-    leases(store, clock, host="another", probe=Unseen()).acquire(("a-1",))
-    clock.now = before
+    keeper = keeper_whose_slot_was_taken_while_its_clock_stood_still(store)
 
     assert keeper.is_lost()
     keeper.release()
